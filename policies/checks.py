@@ -1,0 +1,88 @@
+"""Checks that every policy shares, and the hash that names a set of parameters.
+
+Reason: a NaN compares false with everything, so an unchecked one would silently mean "stay". Here it is
+an error that names the value. Knows nothing of what the values mean beyond their range.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from dataclasses import fields
+
+from policies.errors import PolicyError
+from policies.types import ArmName, Decision, Situation
+
+WORTH_MAX_S = 1e6
+"""Largest accepted worth, seconds per additional correct answer (eleven days)."""
+
+_SHARES = frozenset({"agreement", "loo_accuracy", "probe_accuracy_before", "probe_accuracy_after"})
+"""Signals that are shares, 0 to 1."""
+
+
+def check_finite(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
+    """`value` as a float in [low, high].
+
+    Raises:
+        PolicyError: not a number, not finite, or out of range; the message names it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PolicyError(f"{name} is {value!r}, but it must be a number.")
+    if not -sys.float_info.max <= value <= sys.float_info.max:
+        raise PolicyError(
+            f"{name} is {value}, but it must be a finite number; use None for what was not measured."
+        )
+    if not low <= value <= high:
+        raise PolicyError(f"{name} is {value:g}, but it must lie between {low:g} and {high:g}.")
+    return float(value)
+
+
+def check_situation(situation: Situation) -> None:
+    """Raise PolicyError, naming the value, for anything that no decision can be made from."""
+    signals = situation.signals
+    for field in fields(signals):
+        value = getattr(signals, field.name)
+        if value is None:
+            continue
+        counts = field.name in {"n_demonstrations", "n_queries", "expected_repeats"}
+        low = 0.0 if counts or field.name in _SHARES else -math.inf
+        check_finite(f"Signal {field.name}", value, low, 1.0 if field.name in _SHARES else math.inf)
+    for field in fields(situation.costs):
+        check_finite(f"Cost {field.name}", getattr(situation.costs, field.name), 0.0)
+    check_finite("worth_s", situation.worth_s, math.ulp(0.0), WORTH_MAX_S)
+    stay_arm(situation)
+
+
+def stay_arm(situation: Situation) -> ArmName:
+    """The arm to fall back to: `icl`, or `zero-shot` where `icl` is not feasible.
+
+    Raises:
+        PolicyError: neither is feasible.
+    """
+    for arm in ("icl", "zero-shot"):
+        if arm in situation.feasible:
+            return arm
+    raise PolicyError(
+        f"The feasible arms are {list(situation.feasible)}; icl or zero-shot must be among them."
+    )
+
+
+def further_seconds(situation: Situation, arm: ArmName) -> float:
+    """Expected seconds still to be paid for `arm`; what ICL has answered costs no more."""
+    if arm == stay_arm(situation):
+        return 0.0
+    training_s = situation.costs.train_s if arm.startswith("train:") else 0.0
+    return training_s + situation.costs.answer_s
+
+
+def answer(situation: Situation, arm: ArmName, reason: str, policy: str, propensity: float = 1.0) -> Decision:
+    """Answer with `arm`, for a policy that makes no estimate of the gain."""
+    return Decision("answer", arm, propensity, None, None, further_seconds(situation, arm), reason, policy)
+
+
+def content_hash(value: object) -> str:
+    """SHA-256 (64 hex digits) of `value` as canonical JSON: sorted keys, no spaces, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

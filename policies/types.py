@@ -1,0 +1,127 @@
+"""The words between signals and actions. Plain values: readable without torch, SQL or scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal, Protocol
+
+SIGNALS_VERSION = 1
+"""Goes up when a signal changes its meaning; decisions of different versions are never mixed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """The policy's context. `None` means "not measured", never zero.
+
+    No signal is computed from a query's answer key; demonstrations are judged only from contexts
+    and adapters that have not seen them.
+    """
+
+    n_demonstrations: float
+    """Demonstrations after cleaning."""
+    n_queries: float
+    """Queries asked now."""
+    expected_repeats: float
+    """Further queries of the same task that the caller expects later."""
+    prompt_tokens: float
+    """Tokens of the demonstration prefix."""
+    answer_tokens: float
+    """Mean tokens of a demonstration's output."""
+    label_set_size: float
+    """Distinct outputs ÷ demonstrations: near 0 for a closed label set, 1 for free outputs."""
+    query_logprob: float | None = None
+    """Mean over queries of the ICL answer's log-probability per token, nats (≤ 0)."""
+    query_margin: float | None = None
+    """Mean over answered tokens of top-1 minus top-2 log-probability, nats (≥ 0)."""
+    answer_entropy: float | None = None
+    """Entropy of the votes across augmentations, nats, mean over the sampled queries."""
+    agreement: float | None = None
+    """Share of augmented views whose inverted answer equals the plain view's, 0 to 1."""
+    loo_accuracy: float | None = None
+    """Leave-one-out ICL accuracy on the demonstrations, 0 to 1."""
+    loo_logprob: float | None = None
+    """Leave-one-out log-probability per answer token on the demonstrations, nats (≤ 0)."""
+    probe_accuracy_before: float | None = None
+    """Cross-fitted held-out accuracy of the base model, half of the demonstrations as context, 0 to 1."""
+    probe_accuracy_after: float | None = None
+    """The same after a short training on that half, 0 to 1."""
+    probe_logprob_before: float | None = None
+    """Cross-fitted held-out log-probability per answer token of the base model, nats."""
+    probe_logprob_after: float | None = None
+    """The same after a short training, nats."""
+    probe_logprob_gain_low: float | None = None
+    """Lower 90 % bound (paired, over demonstrations) of the change of log-probability per token, nats."""
+
+    @property
+    def probe_relative_gain(self) -> float | None:
+        """Share of the held-out negative log-probability that the probe removed: 1 is all, < 0 is harm."""
+        if self.probe_logprob_before is None or self.probe_logprob_after is None:
+            return None
+        before, after = -self.probe_logprob_before, -self.probe_logprob_after
+        return (before - after) / max(before, 1e-6)
+
+    @property
+    def probed(self) -> bool:
+        return self.probe_logprob_after is not None
+
+    def as_dict(self) -> dict[str, float | None]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+ArmName = str
+"""`zero-shot`, `icl`, `reuse:<adapter>`, `train:<recipe>`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Expected seconds on this machine of what is still to be paid."""
+
+    probe_s: float
+    train_s: float
+    answer_s: float
+    """Answering all queries once more with an adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that a policy may look at."""
+
+    signals: Signals
+    costs: Costs
+    feasible: tuple[ArmName, ...]
+    """Arms that can be taken now; `icl` or `zero-shot` always among them."""
+    probe_feasible: bool
+    worth_s: float
+    """Seconds of compute that one more correct answer is worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The next step: answer with an arm, or probe."""
+
+    step: Literal["answer", "probe"]
+    arm: ArmName | None
+    """The arm when `step` is `answer`, else None."""
+    propensity: float
+    """Probability with which this policy takes this step here, over the feasible ones; 1 when forced."""
+    expected_gain: float | None
+    """Expected P(correct | this arm) − P(correct | icl), per query; None when the policy makes no estimate."""
+    expected_gain_low: float | None
+    """Lower bound of it that the policy acted on."""
+    expected_cost_s: float
+    """Expected further seconds of this step."""
+    reason: str
+    """One sentence for people."""
+    policy: str
+    """Name and version of the policy."""
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+class Policy(Protocol):
+    """The estimator seam: whatever decides."""
+
+    @property
+    def version(self) -> str: ...
+
+    def decide(self, situation: Situation) -> Decision: ...

@@ -1,0 +1,249 @@
+"""The Python API: `Router`.
+
+    with Router.open() as router:
+        receipt = router.ask(task, ["3 1 2"])
+        print(receipt.texts, receipt.arm, receipt.seconds)
+
+One query's way: `ask` → `astream` → the graph (`graph.py`) → its nodes in order (`nodes.py`).
+The synchronous methods run the asynchronous ones on a private event-loop thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import wait
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from policies.utility import worth
+from router.errors import RouterError
+from router.events import Done, Event
+from router.feedback import outcome_rows
+from router.receipt import Receipt
+from router.settings import Settings, read_settings
+from router.state import Arm, Request
+from ttt.errors import TaskError
+from ttt.task import Query, Task
+
+if TYPE_CHECKING:
+    from policies.types import Policy
+    from router.bootstrap import Parts
+    from store import EpisodeRow
+
+ARMS: tuple[Arm, ...] = ("auto", "icl", "ttt", "zero-shot")
+
+
+class Router:
+    """Answers few-shot tasks with one base model; decides when to train. Open with `Router.open`."""
+
+    def __init__(self, settings: Settings, parts: Parts) -> None:
+        from router.graph import build_graph
+
+        self.settings = settings
+        self.parts = parts
+        self._graph = build_graph()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="ttt-router-loop", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings | None = None,
+        *,
+        progress: Callable[[str], None] | None = None,
+        policy: Policy | None = None,
+        **overrides: Any,
+    ) -> Router:
+        """Load the model and open the store.
+
+        Args:
+            settings: all settings; read from environment and file when None.
+            progress: gets a sentence at each slow step (fetching, converting a model).
+            policy: decides instead of the built-in rule.
+            overrides: single settings, e.g. `model="smollm2-135m"`, `data_dir=…`, `prefer="fast"`.
+
+        Raises:
+            SettingsError, StoreError, ModelError: see `router.errors`.
+        """
+        from router.bootstrap import open_parts
+
+        chosen = replace(settings, **overrides) if settings is not None else read_settings(overrides)
+        return cls(chosen, open_parts(chosen, progress, policy))
+
+    def ask(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Receipt:
+        """Answer `queries`; options as in `astream`. Ctrl-C during training falls back to ICL's answers."""
+        return _receipt(list(self.stream(task, queries, **options))[-1])
+
+    async def aask(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Receipt:
+        """`ask` for asynchronous callers."""
+        return _receipt([event async for event in self.astream(task, queries, **options)][-1])
+
+    def stream(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Iterator[Event]:
+        """Events as they happen, the last one `Done`; options as in `astream`."""
+        stop = threading.Event()
+        given = options.pop("should_stop", lambda: False)
+        events: queue.Queue[Event | BaseException | None] = queue.Queue()
+
+        async def pump() -> None:
+            try:
+                async for event in self.astream(
+                    task, queries, should_stop=lambda: stop.is_set() or given(), **options
+                ):
+                    events.put(event)
+            except BaseException as error:  # handed to the caller below
+                events.put(error)
+            else:
+                events.put(None)
+
+        pumping = asyncio.run_coroutine_threadsafe(pump(), self._loop)
+        try:
+            while True:
+                try:
+                    item = events.get()
+                except KeyboardInterrupt:
+                    if stop.is_set():  # the second Ctrl-C is meant
+                        raise
+                    stop.set()
+                    continue
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            wait([pumping])
+
+    async def astream(
+        self,
+        task: Task,
+        queries: Sequence[Query | str],
+        *,
+        arm: Arm = "auto",
+        prefer: str | None = None,
+        worth_s: float | None = None,
+        expected_repeats: float | None = None,
+        recipe: str | None = None,
+        seed: int | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> AsyncIterator[Event]:
+        """Answer `queries`, yielding typed events (`router.events`), the last one `Done`.
+
+        Args:
+            arm: `auto` lets the policy decide; `icl`, `ttt` (training without the guard) and `zero-shot` are obeyed.
+            prefer: fast, balanced or accurate; `worth_s` instead gives seconds for one more correct answer.
+            expected_repeats: queries of the same task that will come later; training is spread over them.
+            should_stop: asked between slices of work; True ends training early and falls back to ICL.
+
+        Raises:
+            TaskError: no queries, or a task that can't be used as given.
+            TrainingFailed: only with `arm="ttt"`; otherwise the receipt's `fallback` says so.
+        """
+        from langsmith import tracing_context
+
+        from router.context import Context
+
+        s, parts = self.settings, self.parts
+        asked = tuple(Query(q) if isinstance(q, str) else q for q in queries)
+        if arm not in ARMS:
+            raise RouterError(f"Unknown arm {arm!r}; choose one of: {', '.join(ARMS)}.")
+        if not asked:
+            raise TaskError("There is nothing to answer: give at least one query.")
+        for number, q in enumerate(asked, start=1):
+            if not q.input.strip():
+                raise TaskError(f"Query {number} is empty; give it a text or leave it out.")
+        if arm == "ttt" and not task.demonstrations:
+            raise TaskError(
+                "Training needs demonstrations and the task has none; add some or use another arm."
+            )
+        value = worth(prefer, worth_s) if prefer or worth_s else worth(s.prefer, s.worth_s or None)
+        repeats = s.expected_repeats if expected_repeats is None else expected_repeats
+        request = Request(
+            uuid.uuid4().hex,
+            task,
+            asked,
+            arm,
+            value,
+            repeats,
+            recipe or s.recipe,
+            s.seed if seed is None else seed,
+        )
+        context = Context(parts.engine, parts.store, parts.policy, parts.costs, s, parts.owner, should_stop)
+        # LangGraph would send prompts to LangSmith when its environment variables say so; only our own
+        # setting may turn that on.
+        with tracing_context(enabled=None if s.tracing else False):
+            async for event in self._graph.astream(
+                {"request": request}, context=context, stream_mode="custom"
+            ):
+                yield event
+
+    def feedback(
+        self,
+        episode_id: str,
+        *,
+        right: bool | None = None,
+        answer: str | None = None,
+        query: int | None = None,
+        source: str = "user",
+    ) -> int:
+        """Attach what is now known of an answer: `right`, or the right `answer` for query number `query`.
+
+        Returns:
+            How many outcomes are new; saying the same twice adds none.
+
+        Raises:
+            NotFound: no such episode.
+            RouterError: neither or both of `right` and `answer`, or no such query.
+        """
+        episodes = self.parts.store.episodes
+        rows = outcome_rows(episodes.get(episode_id), right=right, answer=answer, query=query, source=source)
+        return sum(episodes.add_outcome(row) for row in rows)
+
+    async def afeedback(self, episode_id: str, **options: Any) -> int:
+        """`feedback` for asynchronous callers."""
+        return await asyncio.to_thread(self.feedback, episode_id, **options)
+
+    def explain(self, episode_id: str) -> Receipt:
+        """The receipt of an earlier answer.
+
+        Raises:
+            NotFound: no such episode.
+        """
+        return Receipt.from_dict(self.parts.store.episodes.get(episode_id).receipt)
+
+    def history(self, limit: int = 20) -> Sequence[EpisodeRow]:
+        """The latest episodes, newest first."""
+        return self.parts.store.episodes.recent(limit)
+
+    def close(self) -> None:
+        """Finish what is queued, remember this machine's speeds, free the model."""
+        from router.bootstrap import save_costs
+
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=60)
+        self._loop.close()
+        self.parts.engine.close()
+        save_costs(self.parts)
+        self.parts.store.close()
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _receipt(last: Event) -> Receipt:
+    if not isinstance(last, Done):
+        raise RouterError(
+            f"The answer ended with {type(last).__name__} instead of a receipt; please report this."
+        )
+    return last.receipt

@@ -1,0 +1,96 @@
+"""The only composition root: settings → everything that a router holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from policies.cost import CostModel
+from policies.errors import PolicyError
+from policies.rule import Rule
+from policies.types import Policy
+from policies.utility import worth
+from router.errors import check_packages
+from router.settings import Settings
+from store import Store
+from store.errors import translated
+from ttt.engine import Engine
+from ttt.recipes import recipe
+
+PROCESS_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+"""Read by the libraries when torch is first imported. Threads that spin while they wait slow a training
+step tenfold as soon as anything else uses the same cores."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `open_parts` made; close the engine and the store when done."""
+
+    engine: Engine
+    store: Store
+    policy: Policy
+    costs: CostModel
+    costs_file: Path
+    owner: str
+    notes: tuple[str, ...]
+
+
+def open_store(settings: Settings) -> Store:
+    """The store alone, for commands that need no model."""
+    folder = settings.data_path
+    with translated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return Store.open(settings.url, folder / "adapters")
+
+
+def open_parts(
+    settings: Settings, progress: Callable[[str], None] | None = None, policy: Policy | None = None
+) -> Parts:
+    """Check the settings, open the store, load the model.
+
+    Raises:
+        PolicyError, TaskError: a setting that makes no sense.
+        StoreError, ModelError: what can't be opened, why, and what helps.
+    """
+    check_packages()
+    worth(settings.prefer, settings.worth_s or None)
+    recipe(settings.recipe)
+    for name, value in PROCESS_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    opened = open_store(settings)
+    try:
+        from ttt.model import load, resolve
+
+        loaded = load(resolve(settings.model, progress=progress), settings.device, settings.dtype)
+    except BaseException:
+        opened.close()
+        raise
+    costs_file = (
+        settings.data_path / f"costs-{loaded.revision.replace(':', '-')[:24]}-{loaded.model.dtype}.json"
+    )
+    costs, notes = _costs(costs_file, loaded.n_nonembedding)
+    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    return Parts(Engine(loaded), opened, policy or Rule(), costs, costs_file, owner, notes)
+
+
+def save_costs(parts: Parts) -> None:
+    """Keep the observed rates for the next start; atomic."""
+    temporary = parts.costs_file.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
+    with translated(parts.costs_file):
+        temporary.write_text(parts.costs.to_json())
+        temporary.replace(parts.costs_file)
+
+
+def _costs(file: Path, n_parameters: int) -> tuple[CostModel, tuple[str, ...]]:
+    guessed = CostModel.guess(n_parameters)
+    if not file.exists():
+        return guessed, ()
+    try:
+        return CostModel.from_json(file.read_text()), ()
+    except (PolicyError, OSError, json.JSONDecodeError) as error:
+        return guessed, (f"The remembered speeds in {file} are not used ({error}); they are measured anew.",)

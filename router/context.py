@@ -1,0 +1,26 @@
+"""Live objects that nodes get at run time; never part of the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from policies.cost import CostModel
+from policies.types import Policy
+from router.settings import Settings
+from store import Store
+from ttt.engine import Engine
+
+
+@dataclass(frozen=True)
+class Context:
+    """One answer's surroundings."""
+
+    engine: Engine
+    store: Store
+    policy: Policy
+    costs: CostModel
+    settings: Settings
+    owner: str
+    """Names this process and router in leases."""
+    should_stop: Callable[[], bool] = lambda: False

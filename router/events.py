@@ -1,0 +1,76 @@
+"""What a stream of one answer is made of, in the order in which it happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from policies.types import Decision, Signals
+from router.receipt import Answered, Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The task was read and understood."""
+
+    fingerprint: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHit:
+    """An adapter for exactly this task is there; nothing else is done but answering."""
+
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class ICLDone:
+    """In-context answers to all queries are there."""
+
+    answers: tuple[Answered, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SignalsReady:
+    signals: Signals
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStep:
+    """Step `step` of `of`, of the probe or of the training."""
+
+    phase: Literal["probe", "train"]
+    step: int
+    of: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class GuardDone:
+    accept: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack:
+    """Another arm answers than the one decided on."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The last event."""
+
+    receipt: Receipt
+
+
+Event = Started | CacheHit | ICLDone | SignalsReady | Decided | TrainingStep | GuardDone | FellBack | Done

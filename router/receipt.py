@@ -1,0 +1,97 @@
+"""The receipt: the public, immutable account of one answer. Its steps are the trace.
+
+JSON both ways; readable without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+RECEIPT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that was done, and what it cost."""
+
+    name: str
+    """`look-up`, `icl`, `signals`, `reuse-check`, `probe`, `train`, `guard`, `answer`."""
+    seconds: float
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One query's answer."""
+
+    text: str
+    logprob: float
+    """Of the whole answer and its terminator under the arm that gave it, nats."""
+    finished: bool
+    """False when the token budget ended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was asked, decided, done and answered, with seconds."""
+
+    episode_id: str
+    fingerprint: str
+    task_name: str
+    base_model: str
+    base_revision: str
+    arm: str
+    """The arm that answered."""
+    answers: tuple[Answered, ...]
+    icl_answers: tuple[Answered, ...]
+    """What in-context learning said, where it was asked; empty otherwise."""
+    steps: tuple[Step, ...]
+    decisions: tuple[Mapping[str, Any], ...]
+    """`policies.Decision`s in order, as plain values."""
+    signals: Mapping[str, float | None]
+    adapter: str
+    """Content hash of the adapter that answered; empty for none."""
+    fallback: str
+    """Why another arm answered than the one decided on; empty when none did."""
+    notes: tuple[str, ...]
+    """What a person should know: dropped duplicates, demonstrations that did not fit, …"""
+    worth_s: float
+    n_queries: int
+    created_at: float
+    """Unix time, s."""
+    version: int = RECEIPT_VERSION
+
+    @property
+    def seconds(self) -> float:
+        """Sum over the steps."""
+        return sum(s.seconds for s in self.steps)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(a.text for a in self.answers)
+
+    def step(self, name: str) -> Step | None:
+        """The last step of this name."""
+        return next((s for s in reversed(self.steps) if s.name == name), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"seconds": self.seconds}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Receipt:
+        """Read what `as_dict` wrote.
+
+        Raises:
+            ValueError: written by another version.
+        """
+        if data.get("version") != RECEIPT_VERSION:
+            raise ValueError(f"This receipt has version {data.get('version')!r}, expected {RECEIPT_VERSION}.")
+        values = {k: v for k, v in data.items() if k != "seconds"}
+        for key in ("answers", "icl_answers"):
+            values[key] = tuple(Answered(**a) for a in values[key])
+        values["steps"] = tuple(Step(**s) for s in values["steps"])
+        values["decisions"] = tuple(values["decisions"])
+        values["notes"] = tuple(values["notes"])
+        return cls(**values)

@@ -1,0 +1,120 @@
+"""Settings: one frozen value, read once at the edge: argument, then environment, then file, then default.
+
+The environment variables are `TTT_ROUTER_` and the field's name in capitals (`TTT_ROUTER_MODEL`); the
+file is `$TTT_ROUTER_CONFIG` or `config.toml` in the user's configuration folder.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from router.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that can be set. Seconds are wall seconds on this machine."""
+
+    model: str = "smollm2-135m"
+    """Built-in name, local folder, `.gguf` file or hub id."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    dtype: str = "auto"
+    """auto, bfloat16, float16 or float32."""
+    data_dir: str = ""
+    """Where database and adapters are; the user's data folder when empty."""
+    database_url: str = ""
+    """SQLAlchemy URL; SQLite in `data_dir` when empty."""
+    prefer: str = "balanced"
+    """fast, balanced or accurate: 5, 30 or 300 seconds of compute for one more correct answer."""
+    worth_s: float = 0.0
+    """The same as a number of seconds; 0 takes `prefer`."""
+    expected_repeats: float = 0.0
+    """Further queries of the same task that are expected later."""
+    recipe: str = "standard"
+    seed: int = 0
+    tracing: bool = False
+    """Whether LangSmith tracing may send prompts elsewhere when its environment variables ask for it."""
+
+    @property
+    def data_path(self) -> Path:
+        return (
+            Path(self.data_dir).expanduser()
+            if self.data_dir
+            else platformdirs.user_data_path("ttt-router", False)
+        )
+
+    @property
+    def url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_path / 'router.db'}"
+
+
+def read_settings(
+    arguments: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
+) -> Settings:
+    """Merge the four sources; arguments that are None do not count.
+
+    Raises:
+        SettingsError: an unknown key, or a value of the wrong type or out of range.
+    """
+    env = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    for key, value in _file(env).items():
+        values[key] = _parse(key, value, "the settings file")
+    for field in fields(Settings):
+        name = f"TTT_ROUTER_{field.name.upper()}"
+        if name in env:
+            values[field.name] = _parse(field.name, env[name], name)
+    given = {k: v for k, v in (arguments or {}).items() if v is not None}
+    for key, value in given.items():
+        values[key] = _parse(key, value, "the arguments")
+    if "prefer" in given and "worth_s" not in given:
+        values.pop("worth_s", None)
+    settings = replace(Settings(), **values)
+    return settings
+
+
+def _file(env: Mapping[str, str]) -> dict[str, Any]:
+    named = env.get("TTT_ROUTER_CONFIG")
+    path = Path(named) if named else platformdirs.user_config_path("ttt-router", False) / "config.toml"
+    if not path.exists():
+        if named:
+            raise SettingsError(
+                f"TTT_ROUTER_CONFIG names {path}, which does not exist; correct it or unset it."
+            )
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"The settings file {path} can't be read: {error}; correct it.") from error
+
+
+def _parse(key: str, value: Any, source: str) -> Any:
+    known: dict[str, type] = {name: type(value) for name, value in asdict(Settings()).items()}
+    if key not in known:
+        raise SettingsError(f"Unknown setting {key!r} in {source}; known are: {', '.join(known)}.")
+    kind = known[key]
+    if isinstance(value, str) and kind is not str:
+        text = value.strip().lower()
+        try:
+            if kind is bool:
+                if text not in ("true", "false", "1", "0"):
+                    raise ValueError
+                return text in ("true", "1")
+            return kind(text)
+        except ValueError:
+            raise SettingsError(f"{source} sets {key} to {value!r}; it must be a {kind.__name__}.") from None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is str and isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise SettingsError(f"{source} sets {key} to {value!r}; it must be a {kind.__name__}.")
+    return value

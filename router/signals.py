@@ -1,0 +1,103 @@
+"""What was measured → `policies.Signals` and `policies.Situation`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from statistics import mean, stdev
+
+from policies.cost import CostModel, Sizes
+from policies.types import Costs, Signals, Situation
+from router.state import State
+from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult
+from ttt.icl import BATCH, Consistency, ICLResult, Judged
+from ttt.measure import TaskSize
+from ttt.recipes import PROBE, Recipe
+from ttt.task import Task
+
+
+def cheap_signals(
+    task: Task, size: TaskSize, n_queries: int, expected_repeats: float, result: ICLResult
+) -> Signals:
+    """Those that cost nothing beyond the ICL pass."""
+    n_tokens = sum(a.n_tokens for a in result.answers)
+    outputs = {d.output.strip() for d in task.demonstrations}
+    return Signals(
+        n_demonstrations=len(task.demonstrations),
+        n_queries=n_queries,
+        expected_repeats=expected_repeats,
+        prompt_tokens=size.prefix_tokens,
+        answer_tokens=size.answer_tokens,
+        label_set_size=len(outputs) / max(len(task.demonstrations), 1),
+        query_logprob=mean(a.logprob_per_token for a in result.answers) if result.answers else None,
+        query_margin=sum(a.margin * a.n_tokens for a in result.answers) / n_tokens if n_tokens else None,
+    )
+
+
+def unmeasured(n_demonstrations: int, n_queries: int, expected_repeats: float, size: TaskSize) -> Signals:
+    """For a decision that was forced before anything was measured."""
+    return Signals(n_demonstrations, n_queries, expected_repeats, size.prefix_tokens, size.answer_tokens, 0.0)
+
+
+def with_consistency(signals: Signals, seen: Consistency) -> Signals:
+    """Add the votes of augmented views."""
+    return replace(
+        signals,
+        agreement=mean(b.agreement for b in seen.ballots),
+        answer_entropy=mean(b.entropy for b in seen.ballots),
+    )
+
+
+def with_leave_one_out(signals: Signals, judged: Judged) -> Signals:
+    """Add how well the demonstrations are predicted from each other."""
+    return replace(signals, loo_accuracy=mean(map(float, judged.correct)), loo_logprob=mean(judged.logprob))
+
+
+def with_probe(signals: Signals, evidence: CrossFitResult) -> Signals:
+    """Add the cross-fitted probe; the bound is one-sided, Student's t over demonstrations."""
+    from scipy.special import stdtrit
+
+    changes = [b - a for a, b in zip(evidence.logprob_before, evidence.logprob_after, strict=True)]
+    n = len(changes)
+    reach = float(stdtrit(n - 1, 0.90)) * stdev(changes) / math.sqrt(n)
+    return replace(
+        signals,
+        probe_accuracy_before=mean(map(float, evidence.correct_before)),
+        probe_accuracy_after=mean(map(float, evidence.correct_after)),
+        probe_logprob_before=mean(evidence.logprob_before),
+        probe_logprob_after=mean(evidence.logprob_after),
+        probe_logprob_gain_low=mean(changes) - reach,
+    )
+
+
+def expected_costs(costs: CostModel, size: TaskSize, n_queries: int, recipe: Recipe) -> Costs:
+    """Seconds of what may still be paid, on this machine."""
+    return costs.costs(
+        Sizes(
+            n_demonstrations=size.n_demonstrations,
+            prefix_tokens=size.prefix_tokens,
+            query_tokens=size.query_tokens,
+            decode_steps=math.ceil(n_queries / BATCH) * size.longest_answer,
+            probe_train_tokens=size.probe_tokens(PROBE),
+            train_tokens=size.train_tokens(recipe),
+        )
+    )
+
+
+def situation(state: State, costs: CostModel, recipe: Recipe) -> Situation:
+    """All that a policy may look at, from the state."""
+    request, size = state["request"], state["size"]
+    n = size.n_demonstrations
+    feasible = ["icl" if n else "zero-shot"]
+    candidate = state.get("candidate")
+    if candidate is not None:
+        feasible.append(f"reuse:{candidate.content_hash[:12]}")
+    if n:
+        feasible.append(f"train:{recipe.name}")
+    return Situation(
+        signals=state["signals"],
+        costs=expected_costs(costs, size, len(request.queries), recipe),
+        feasible=tuple(feasible),
+        probe_feasible=n >= MIN_DEMONSTRATIONS and state.get("evidence") is None,
+        worth_s=request.worth_s,
+    )

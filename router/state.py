@@ -1,0 +1,70 @@
+"""What flows through the graph: plain values only, readable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import add
+from typing import Annotated, Literal, TypedDict
+
+from policies.types import Decision, Signals
+from router.receipt import Step
+from ttt.crossfit import CrossFitResult
+from ttt.icl import ICLResult
+from ttt.measure import TaskSize
+from ttt.task import Query, Task
+from ttt.train import TrainReport
+
+Arm = Literal["auto", "icl", "ttt", "zero-shot"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to the router."""
+
+    episode_id: str
+    task: Task
+    queries: tuple[Query, ...]
+    arm: Arm
+    worth_s: float
+    expected_repeats: float
+    recipe: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """An adapter in the store, by values."""
+
+    content_hash: str
+    folder: str
+    recipe: str
+    accepted: bool
+
+
+class State(TypedDict, total=False):
+    request: Request
+    """As it came."""
+    task: Task
+    """Cleaned; what is worked with."""
+    fingerprint: str
+    size: TaskSize
+    hit: AdapterRef | None
+    """An adapter for exactly this task."""
+    candidate: AdapterRef | None
+    """An adapter of a subset of the demonstrations that passed its check on the others."""
+    icl: ICLResult | None
+    signals: Signals
+    decisions: Annotated[list[Decision], add]
+    evidence: CrossFitResult | None
+    """Of the probe."""
+    report: TrainReport | None
+    trained: AdapterRef | None
+    accepted: bool
+    """What the guard said."""
+    answers: ICLResult | None
+    """From the arm that answers in the end."""
+    arm: str
+    adapter: str
+    fallback: str
+    notes: Annotated[list[str], add]
+    steps: Annotated[list[Step], add]

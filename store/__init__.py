@@ -1,0 +1,62 @@
+"""The store: SQL tables, migrations and content-addressed adapter folders.
+
+Knows nothing of tensors or decisions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from store.adapters import AdapterKey, AdapterRow, Adapters, AdapterStats
+from store.database import DEFAULT_BUSY_TIMEOUT_S, Database
+from store.episodes import EpisodeRow, Episodes, OutcomeRow, TaskRow
+from store.errors import translated
+from store.leases import Lease, Leases
+from store.policy_versions import PolicyVersionRow, PolicyVersions
+
+__all__ = [
+    "AdapterKey",
+    "AdapterRow",
+    "AdapterStats",
+    "EpisodeRow",
+    "Lease",
+    "OutcomeRow",
+    "PolicyVersionRow",
+    "Store",
+    "TaskRow",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """All that is kept between answers, as one repository for each kind of thing."""
+
+    db: Database
+    episodes: Episodes
+    adapters: Adapters
+    leases: Leases
+    policy_versions: PolicyVersions
+
+    @classmethod
+    def open(
+        cls, url: str, adapters_folder: Path, *, busy_timeout_s: float = DEFAULT_BUSY_TIMEOUT_S
+    ) -> Store:
+        """Open database and adapters, making or upgrading what is needed.
+
+        Raises:
+            StoreError: one of its kinds says what is wrong and what helps.
+        """
+        db = Database(url, busy_timeout_s=busy_timeout_s)
+        try:
+            db.upgrade()
+            with translated(adapters_folder):
+                adapters_folder.mkdir(parents=True, exist_ok=True)
+        except BaseException:
+            db.close()
+            raise
+        return cls(db, Episodes(db), Adapters(db, adapters_folder), Leases(db), PolicyVersions(db))
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self.db.close()

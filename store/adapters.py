@@ -1,0 +1,233 @@
+"""Trained adapters: a row in SQL says what each is for, a folder named by its content hash holds it.
+
+Identity: an `AdapterKey` says for which task, base model, prompt template, recipe and seed; another
+of any of these is another key, never a silent reuse. To verify an adapter, `path` recomputes its
+content hash. Knows nothing of tensors: files are bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row, func, select, update
+
+from store import blobs
+from store.database import Database, insert_or
+from store.errors import AdapterDamaged, NotFound, translated
+from store.leases import Lease, check_lease
+from store.tables import adapters
+
+KEY_TAG = "adapter-key-1"
+"""Version of the canonical form of a key; another form is another tag."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterKey:
+    """What an adapter was trained for."""
+
+    fingerprint: str
+    base_revision: str
+    template: str
+    recipe: str
+    seed: int
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the key, 64 hex digits."""
+        return hashlib.sha256(json.dumps([KEY_TAG, *astuple(self)]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRow:
+    """One published adapter."""
+
+    key: AdapterKey
+    content_hash: str
+    size_bytes: int
+    created_at: float
+    """Unix time, s."""
+    last_used_at: float
+    """Unix time, s."""
+    accepted: bool
+    """Whether the guard let it answer."""
+    report: Mapping[str, Any]
+    demonstration_hashes: tuple[str, ...]
+    """One per demonstration that it was trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStats:
+    """What the adapters take up."""
+
+    n_adapters: int
+    n_accepted: int
+    size_bytes: int
+    """Adapters with equal content share a folder, counted once."""
+
+
+class Adapters:
+    """The adapters in `folder`, described in `db`."""
+
+    def __init__(self, db: Database, folder: Path) -> None:
+        self._db = db
+        self.folder = folder
+
+    @contextmanager
+    def stage(self) -> Iterator[Path]:
+        """A temporary folder to write an adapter into before `publish`; removed after the block."""
+        with translated(self.folder), blobs.stage(self.folder) as staged:
+            yield staged
+
+    def publish(
+        self,
+        key: AdapterKey,
+        staged_folder: Path,
+        report: Mapping[str, Any],
+        demonstration_hashes: Collection[str],
+        accepted: bool,
+        lease: Lease | None = None,
+    ) -> AdapterRow:
+        """Move the staged folder to its final name, then record it under `key`, replacing an earlier one.
+
+        Args:
+            staged_folder: on the same file system as the adapters; see `stage`. It is moved away.
+            lease: the publisher's right to do so, checked in the transaction that records the row.
+
+        Raises:
+            LeaseLost: `lease` was taken over or released; nothing is published.
+            AdapterDamaged: the staged folder holds no files.
+        """
+        with translated(staged_folder):
+            size = blobs.size_bytes(staged_folder)
+            if size == 0:
+                raise AdapterDamaged(f"{staged_folder} holds no adapter files; save the adapter there first.")
+            blobs.flush(staged_folder)
+            digest = blobs.content_hash(staged_folder)
+        now = time.time()
+        row = AdapterRow(key, digest, size, now, now, accepted, dict(report), tuple(demonstration_hashes))
+        values = asdict(row) | asdict(key) | {"key_hash": key.hash}
+        del values["key"]
+        with self._db.write() as connection:
+            if lease is not None:
+                check_lease(connection, lease)
+            with translated(self.folder):
+                blobs.install(staged_folder, self.folder, digest)
+            connection.execute(
+                insert_or(connection, adapters)
+                .values(values)
+                .on_conflict_do_update(index_elements=[adapters.c.key_hash], set_=values)
+            )
+        return row
+
+    def find(self, key: AdapterKey) -> AdapterRow | None:
+        """The adapter of exactly this key."""
+        with self._db.read() as connection:
+            found = connection.execute(select(adapters).where(adapters.c.key_hash == key.hash)).first()
+        return None if found is None else _from_sql(found)
+
+    def find_exact(
+        self, fingerprint: str, base_revision: str, template: str, recipe: str, seed: int
+    ) -> AdapterRow | None:
+        """`find` by the key's parts."""
+        return self.find(AdapterKey(fingerprint, base_revision, template, recipe, seed))
+
+    def find_subset(
+        self, demonstration_hashes: Collection[str], base_revision: str, template: str
+    ) -> Sequence[AdapterRow]:
+        """Adapters, accepted or not, trained on some but not all of these demonstrations and on no others.
+
+        Largest first, then newest first. Those that an adapter has not seen can judge it.
+        """
+        wanted = frozenset(demonstration_hashes)
+        query = select(adapters).where(
+            adapters.c.base_revision == base_revision, adapters.c.template == template
+        )
+        with self._db.read() as connection:
+            rows = [_from_sql(row) for row in connection.execute(query)]
+        subsets = [row for row in rows if frozenset(row.demonstration_hashes) < wanted]
+        return sorted(subsets, key=lambda row: (-len(set(row.demonstration_hashes)), -row.created_at))
+
+    def path(self, row: AdapterRow, verify: bool = True) -> Path:
+        """The adapter's folder, immutable.
+
+        Raises:
+            AdapterDamaged: it is missing or, with `verify`, its content does not match its hash.
+                Publishing the adapter again repairs it.
+        """
+        folder = self.folder / row.content_hash
+        if not folder.is_dir():
+            raise AdapterDamaged(
+                f"The adapter folder {folder} is missing; train the task again to replace it."
+            )
+        if verify:
+            with translated(folder):
+                actual = blobs.content_hash(folder)
+            if actual != row.content_hash:
+                raise AdapterDamaged(
+                    f"The adapter folder {folder} has changed (its content hash is now {actual[:12]}…); "
+                    "train the task again to replace it."
+                )
+        return folder
+
+    def touch(self, row: AdapterRow) -> None:
+        """Note that the adapter is in use now.
+
+        Raises:
+            NotFound: it is no longer recorded.
+        """
+        self._update(row, last_used_at=time.time())
+
+    def set_accepted(self, row: AdapterRow, accepted: bool) -> AdapterRow:
+        """Record the guard's verdict; the row with it.
+
+        Raises:
+            NotFound: it is no longer recorded.
+        """
+        self._update(row, accepted=accepted)
+        return replace(row, accepted=accepted)
+
+    def list(self) -> Sequence[AdapterRow]:
+        """All adapters, last used first."""
+        query = select(adapters).order_by(adapters.c.last_used_at.desc(), adapters.c.key_hash)
+        with self._db.read() as connection:
+            return [_from_sql(row) for row in connection.execute(query)]
+
+    def stats(self) -> AdapterStats:
+        """Counts and bytes of all adapters."""
+        folders = select(adapters.c.content_hash, adapters.c.size_bytes).distinct().subquery()
+        query = select(
+            select(func.count()).select_from(adapters).scalar_subquery(),
+            select(func.count()).where(adapters.c.accepted).scalar_subquery(),
+            select(func.coalesce(func.sum(folders.c.size_bytes), 0)).scalar_subquery(),
+        )
+        with self._db.read() as connection:
+            n_adapters, n_accepted, size = connection.execute(query).one()
+        return AdapterStats(n_adapters, n_accepted, int(size))
+
+    def _update(self, row: AdapterRow, **values: object) -> None:
+        with self._db.write() as connection:
+            result = connection.execute(
+                update(adapters).where(adapters.c.key_hash == row.key.hash).values(values)
+            )
+        if result.rowcount == 0:
+            raise NotFound(f"No adapter with key {row.key.hash[:12]}…; train the task again.")
+
+
+def _from_sql(row: Row[Any]) -> AdapterRow:
+    return AdapterRow(
+        AdapterKey(row.fingerprint, row.base_revision, row.template, row.recipe, row.seed),
+        row.content_hash,
+        row.size_bytes,
+        row.created_at,
+        row.last_used_at,
+        row.accepted,
+        row.report,
+        tuple(row.demonstration_hashes),
+    )

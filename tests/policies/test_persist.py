@@ -1,0 +1,89 @@
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policies.checks import content_hash
+from policies.errors import PolicyError
+from policies.gain import GainModel
+from policies.persist import from_json, load, save, to_json
+from policies.rule import Rule
+from tests.policies.situations import probed, situation
+
+RULE = Rule(GainModel(logprob_weight=0.9, model_sd=0.2), tolerated_losses=2)
+
+
+def rewritten(change: Any, *, rehash: bool) -> str:
+    """The saved rule after `change(data)`, with its hash made right again or not."""
+    data = json.loads(to_json(RULE))
+    change(data)
+    if rehash:
+        del data["sha256"]
+        data["sha256"] = content_hash(data)
+    return json.dumps(data)
+
+
+def test_a_saved_rule_comes_back_equal_and_decides_the_same(tmp_path: Path) -> None:
+    save(RULE, tmp_path / "rule.json")
+    again = load(tmp_path / "rule.json")
+    assert again == RULE
+    assert again.version == RULE.version
+    assert again.decide(situation(probed())) == RULE.decide(situation(probed()))
+    assert [p.name for p in tmp_path.iterdir()] == ["rule.json"]
+
+
+def test_a_parameter_changed_by_hand_is_noticed() -> None:
+    with pytest.raises(PolicyError, match="does not match its hash"):
+        from_json(rewritten(lambda d: d["parameters"]["gain"].update(prior_share=0.9), rehash=False))
+
+
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        (lambda d: d.update(format="other-policy"), "'other-policy'"),
+        (lambda d: d.update(signals_version=99), "version 99 of the signals"),
+        (lambda d: d.update(author="me"), "author"),
+        (lambda d: d["parameters"].update(extra=1), "extra"),
+        (lambda d: d["parameters"].pop("tolerated_losses"), "tolerated_losses"),
+        (lambda d: d["parameters"]["gain"].pop("model_sd"), "model_sd"),
+        (lambda d: d["parameters"]["gain"].update(model_sd="0.1"), "must be a number"),
+        (lambda d: d["parameters"]["gain"].update(model_sd=-1), r"GainModel\.model_sd is -1"),
+        (lambda d: d["parameters"].update(tolerated_losses=1.5), "whole number"),
+    ],
+)
+def test_a_foreign_or_wrong_file_is_refused_even_with_a_right_hash(change: Any, says: str) -> None:
+    with pytest.raises(PolicyError, match=says):
+        from_json(rewritten(change, rehash=True))
+
+
+def test_nan_in_the_file_is_refused() -> None:
+    with pytest.raises(PolicyError, match="not finite"):
+        from_json(to_json(RULE).replace('"model_sd": 0.2', '"model_sd": NaN'))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"rule"'])
+def test_what_is_no_policy_is_refused(text: str) -> None:
+    with pytest.raises(PolicyError):
+        from_json(text)
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+            return Path.touch, (marker,)
+
+    (tmp_path / "rule.json").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(PolicyError):
+        load(tmp_path / "rule.json")
+    assert not marker.exists()
+
+
+def test_a_missing_file_or_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"absent\.json can't be read"):
+        load(tmp_path / "absent.json")
+    with pytest.raises(PolicyError, match="can't be written"):
+        save(RULE, tmp_path / "no-folder" / "rule.json")

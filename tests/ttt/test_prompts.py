@@ -1,0 +1,179 @@
+"""Prompts by segment are the prompt as a whole, compact cells come back whole, and what does not fit is said."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ttt.errors import ContextOverflow
+from ttt.prompts import PromptFormat, Segment, is_cells, select
+from ttt.task import Demonstration, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+texts = st.text("the is07,.'! \n()é", min_size=1, max_size=12).map(str.strip).filter(bool)
+cells = st.lists(
+    st.lists(st.sampled_from("0123456789#é"), min_size=2, max_size=5).map(" ".join), min_size=1, max_size=3
+).map("\n".join)
+with_tokenizer = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def format_of(
+    tokenizer: PreTrainedTokenizerFast, *pairs: tuple[str, str], instruction: str = ""
+) -> PromptFormat:
+    return PromptFormat(tokenizer, Task(tuple(Demonstration(*p) for p in pairs), instruction))
+
+
+@with_tokenizer
+@given(pairs=st.lists(st.tuples(texts, texts), min_size=1, max_size=3), query=texts, instruction=texts)
+def test_segments_together_are_the_tokens_of_the_whole_text(
+    tiny_tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]], query: str, instruction: str
+) -> None:
+    fmt = format_of(tiny_tokenizer, *pairs, instruction=instruction)
+    if fmt.compact:
+        return
+    found = fmt.head()
+    for pair in pairs:
+        found += fmt.segment(Demonstration(*pair)).ids
+    found += fmt.question(query)
+    whole = instruction + "\n\n" + "".join(f"Q: {q}\nA: {a}\n\n" for q, a in pairs) + f"Q: {query}\nA:"
+    assert found == ids(tiny_tokenizer, whole)
+
+
+@with_tokenizer
+@given(text=cells, other=cells)
+def test_compact_cells_come_back_whole(
+    tiny_tokenizer: PreTrainedTokenizerFast, text: str, other: str
+) -> None:
+    fmt = format_of(tiny_tokenizer, (other, text), ("# #", "# #"))
+    assert fmt.parse(fmt.render(text) + "\n\nQ: 1") == text
+    if fmt.compact:
+        assert fmt.render(text) == text.replace(" ", "")
+        assert len(fmt.answer(text)) <= len(ids(tiny_tokenizer, " " + text))
+
+
+def test_cells_are_written_without_spaces_where_that_saves_tokens(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    fmt = format_of(tiny_tokenizer, ("5 6 7", "7 6 5"))
+    assert fmt.compact and fmt.template.endswith("-compact")
+    assert tiny_tokenizer.decode(fmt.question("5 6 8")) == "Q: 568\nA:"
+    assert fmt.render("five six") == "five six"
+    assert fmt.parse(" 765\n\n") == "7 6 5"
+    assert fmt.parse(" ") == ""
+
+
+def test_one_text_that_is_no_row_of_cells_keeps_all_as_written(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    fmt = format_of(tiny_tokenizer, ("5 6 7", "7 6 5"), ("1 2", "no"))
+    assert not fmt.compact and "-compact" not in fmt.template
+    assert fmt.render("5 6 7") == "5 6 7"
+    assert fmt.parse(" 7 6 5\n") == "7 6 5"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0 1", True),
+        ("( [ {", True),
+        ("0 1\n2 3", True),
+        ("01", False),
+        ("0", False),
+        ("0  1", False),
+        ("a b\n", False),
+    ],
+)
+def test_cells_are_single_characters_with_one_space_between(text: str, expected: bool) -> None:
+    assert is_cells(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("output", "completion", "expected"),
+    [
+        ("one", " yes\nno", "yes"),
+        ("one\ntwo", " yes\nno\n\nQ: next", "yes\nno"),
+        ("one\n\ntwo", " yes\n\nno\n\nQ: next", "yes\n\nno"),
+    ],
+)
+def test_the_answer_ends_where_the_demonstrations_outputs_would(
+    tiny_tokenizer: PreTrainedTokenizerFast, output: str, completion: str, expected: str
+) -> None:
+    fmt = format_of(tiny_tokenizer, ("x", output))
+    assert fmt.parse(completion) == expected
+    ending = str(tiny_tokenizer.decode(fmt.ending))
+    assert any(stop in f"answer{ending}" for stop in fmt.stop)
+    assert fmt.ending[: len(fmt.separator)] == fmt.separator
+
+
+def test_a_beginning_token_is_there_once_where_the_tokenizer_adds_one(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    import copy
+
+    from tokenizers.processors import TemplateProcessing
+
+    assert format_of(tiny_tokenizer, ("x", "y")).head() == ()
+    beginning = copy.deepcopy(tiny_tokenizer)
+    start = int(beginning.convert_tokens_to_ids("<s>"))
+    beginning.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", start)]
+    )
+    assert format_of(beginning, ("x", "y")).head() == (start,)
+    head = format_of(beginning, ("x", "y"), instruction="the").head()
+    assert head[0] == start and head.count(start) == 1 and len(head) > 2
+
+
+def test_decoding_may_take_twice_the_longest_answer_and_eight(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    task = Task((Demonstration("x", "yes"), Demonstration("y", "the answer is")))
+    fmt = PromptFormat(tiny_tokenizer, task)
+    assert fmt.max_new_tokens(task) == 2 * len(ids(tiny_tokenizer, " the answer is")) + 8
+    assert PromptFormat(tiny_tokenizer, Task()).max_new_tokens(Task()) == 256
+
+
+def segments_of(*lengths: int) -> list[Segment]:
+    return [Segment((1,) * (n - 2), (2,), (3,)) for n in lengths]
+
+
+@given(
+    lengths=st.lists(st.integers(3, 20), min_size=1, max_size=8),
+    budget=st.integers(-5, 60),
+    shuffled=st.randoms(use_true_random=False),
+)
+def test_select_takes_in_order_what_fits_and_nothing_else(
+    lengths: list[int], budget: int, shuffled: object
+) -> None:
+    import random
+
+    assert isinstance(shuffled, random.Random)
+    order = list(range(len(lengths)))
+    shuffled.shuffle(order)
+    if min(lengths) > budget:
+        with pytest.raises(ContextOverflow):
+            select(segments_of(*lengths), budget, order)
+        return
+    chosen = select(segments_of(*lengths), budget, order)
+    assert [i for i in order if i in chosen] == list(chosen)
+    used = sum(lengths[i] for i in chosen)
+    assert used <= budget
+    for i in set(order) - set(chosen):
+        before = sum(lengths[j] for j in chosen if order.index(j) < order.index(i))
+        assert before + lengths[i] > budget
+
+
+def test_a_context_too_small_for_any_demonstration_is_told_with_both_lengths() -> None:
+    with pytest.raises(ContextOverflow, match="the shortest takes 7 tokens and 5 are free; shorten"):
+        select(segments_of(9, 7), 5, [0, 1])
+    assert select([], 5, []) == ()

@@ -1,0 +1,138 @@
+"""The engine: one loaded model, owned by one thread, and the queue of work for it.
+
+Adapter choice is a property of the whole model, so only the owner thread touches it. Callers hand over
+*slices* (one decode batch, one training step), each of which chooses its adapter anew; between two
+slices anybody else's may run, answers before training.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ttt.errors import ModelError
+
+if TYPE_CHECKING:
+    from ttt.lora import AdapterSlots
+    from ttt.model import LoadedModel
+
+T = TypeVar("T")
+
+MAX_ATTACHED = 8
+"""Adapters kept attached for reuse; the least recently used goes first."""
+
+
+class Priority(IntEnum):
+    """Lower goes first; slices of one priority keep their order."""
+
+    ANSWER = 0
+    SIGNALS = 1
+    TRAINING = 2
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a slice may use, on the owner thread only."""
+
+    loaded: LoadedModel
+    slots: AdapterSlots
+
+
+class Engine:
+    """Owner of one loaded model. Close it when done."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        from ttt.lora import AdapterSlots
+
+        self.loaded = loaded
+        self._bench = Bench(loaded, AdapterSlots(loaded.model))
+        self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
+        self._count = itertools.count()
+        self._attached: dict[str, None] = {}
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="ttt-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, slice_: Callable[[Bench], T], priority: Priority = Priority.ANSWER) -> Future[T]:
+        """Queue one slice of work for the owner thread.
+
+        Raises:
+            ModelError: the engine is closed.
+        """
+        if self._closed:
+            raise ModelError("The engine of this model is closed; open a new one.")
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(slice_(self._bench))
+            except BaseException as error:  # handed to the caller, who waits on the future
+                future.set_exception(error)
+
+        self._queue.put((int(priority), next(self._count), run))
+        return future
+
+    async def run(self, slice_: Callable[[Bench], T], priority: Priority = Priority.ANSWER) -> T:
+        """Queue one slice and wait for its result."""
+        return await asyncio.wrap_future(self.submit(slice_, priority))
+
+    async def attach(self, name: str, folder: Path) -> None:
+        """Make a saved adapter usable under `name`; nothing happens when it already is.
+
+        Raises:
+            AdapterError: the folder is no adapter for this model.
+        """
+        await self.run(lambda bench: self._attach(bench, name, folder))
+
+    def _attach(self, bench: Bench, name: str, folder: Path) -> None:
+        if name not in bench.slots.names:
+            bench.slots.load(name, folder)
+        self._attached.pop(name, None)
+        self._attached[name] = None
+        for old in list(self._attached)[:-MAX_ATTACHED]:
+            bench.slots.drop(old)
+            del self._attached[old]
+
+    async def base_hash(self) -> str:
+        """SHA-256 over all base parameters and buffers, adapters left out."""
+        return await self.run(lambda bench: parameters_hash(bench.loaded.model))
+
+    def close(self) -> None:
+        """Finish what is queued, then end the owner thread."""
+        self._closed = True
+        self._queue.put((int(max(Priority)) + 1, next(self._count), None))
+        self._thread.join(timeout=60)
+
+    def _work(self) -> None:
+        while True:
+            _, _, run = self._queue.get()
+            if run is None:
+                return
+            run()
+
+
+def parameters_hash(model: Any) -> str:
+    """SHA-256 over names, types and bytes of all tensors of the base model; LoRA tensors are skipped."""
+    import hashlib
+
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if "lora_" in name:
+            continue
+        plain = name.replace(".base_layer", "")
+        data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+        digest.update(f"{plain} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(data.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,273 @@
+"""In-context learning: answer queries from demonstrations in the prompt, with or without an adapter.
+
+The demonstrations are run once; all queries share their cache. Also the label-free and the
+demonstration-only measurements that rest on it: consistency across views, and leave-one-out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from ttt.augment import View, identity, random_view, symbol_alphabet
+from ttt.engine import Bench, Engine, Priority
+from ttt.errors import Cancelled, ContextOverflow
+from ttt.prompts import PromptFormat, Segment, select
+from ttt.task import Demonstration, Query, Task
+from ttt.vote import Ballot, vote
+
+BATCH = 32
+"""Queries decoded together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One query's answer from one view."""
+
+    text: str
+    logprob: float
+    """Of the whole answer and its terminator, nats."""
+    n_tokens: int
+    margin: float
+    finished: bool
+
+    @property
+    def logprob_per_token(self) -> float:
+        return self.logprob / max(self.n_tokens, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ICLResult:
+    """Answers to all queries under one view."""
+
+    answers: tuple[Answer, ...]
+    prompt_tokens: int
+    """Of the shared prefix."""
+    new_tokens: int
+    """Question and answer tokens over all queries."""
+    n_shown: int
+    """Demonstrations in the prompt; fewer than the task has where the context is too short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """Votes of some views on some queries."""
+
+    queries: tuple[int, ...]
+    """Indices of the sampled queries."""
+    views: tuple[str, ...]
+    ballots: tuple[Ballot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Demonstrations predicted from contexts that have not seen them, in the task's order."""
+
+    correct: tuple[bool, ...]
+    logprob: tuple[float, ...]
+    """Per token of each answer, nats."""
+
+
+def context_budget(engine: Engine, fmt: PromptFormat, task: Task, questions: Sequence[Sequence[int]]) -> int:
+    """Tokens that demonstrations may take so that each question and its answer still fit.
+
+    Raises:
+        ContextOverflow: a query alone does not fit.
+    """
+    longest = max(map(len, questions), default=0)
+    limit = engine.loaded.context_length
+    free = limit - len(fmt.head()) - longest - fmt.max_new_tokens(task)
+    if free < 0:
+        raise ContextOverflow(
+            f"The longest query takes {longest} tokens and its answer up to {fmt.max_new_tokens(task)}, but the model's "
+            f"context holds {limit}; shorten the query or choose a model with a longer context."
+        )
+    return free
+
+
+def shown_order(segments: Sequence[Segment], budget: int) -> tuple[int, ...]:
+    """Which demonstrations a prompt shows: all in the given order or, where they do not fit, a fixed
+    random choice of as many as fit, in the given order. The same for all queries, so the prefix is shared."""
+    if sum(map(len, segments)) <= budget:
+        return tuple(range(len(segments)))
+    order = list(range(len(segments)))
+    random.Random(0).shuffle(order)
+    return tuple(sorted(select(segments, budget, order)))
+
+
+async def answer(
+    engine: Engine,
+    task: Task,
+    queries: Sequence[Query],
+    *,
+    adapter: str | None = None,
+    view: View | None = None,
+    priority: Priority = Priority.ANSWER,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> ICLResult:
+    """Answer `queries` by greedy decoding after the task's demonstrations.
+
+    Raises:
+        ContextOverflow: a query, or the shortest demonstration, does not fit.
+        Cancelled: `should_stop` said so.
+    """
+    fmt = PromptFormat(engine.loaded.tokenizer, task)
+    view = view or identity(len(task.demonstrations))
+    segments = [fmt.segment(d) for d in view.demonstrations(task)]
+    questions = [fmt.question(view.apply(q.input)) for q in queries]
+    shown = shown_order(segments, context_budget(engine, fmt, task, questions))
+    prefix = [t for i in shown for t in segments[i].ids]
+    by_length = sorted(range(len(queries)), key=lambda i: len(questions[i]))
+    budget = fmt.max_new_tokens(task)
+    results: dict[int, Answer] = {}
+
+    def start(bench: Bench) -> _Prefix:
+        with bench.slots.active(adapter):
+            return _Prefix(bench, fmt, [*fmt.head(), *prefix])
+
+    tree = await engine.run(start, priority)
+
+    def batch(bench: Bench, chosen: Sequence[int]) -> None:
+        from ttt.generate import decode
+
+        with bench.slots.active(adapter):
+            rows = decode(
+                tree.tree, tree.node, [questions[i] for i in chosen], tree.stopper, budget, should_stop
+            )
+            tree.tree.rewind(tree.mark)
+        for i, row in zip(chosen, rows, strict=True):
+            text = view.invert(fmt.parse(row.text))
+            results[i] = Answer(text, row.logprob, row.n_tokens, row.margin, row.finished)
+
+    for begin in range(0, len(queries), BATCH):
+        chosen = by_length[begin : begin + BATCH]
+        await engine.run(partial(batch, chosen=chosen), priority)
+        if should_stop():
+            raise Cancelled("Answering was cancelled before all queries were done; ask again.")
+    new = sum(len(questions[i]) + results[i].n_tokens for i in results)
+    return ICLResult(tuple(results[i] for i in range(len(queries))), len(prefix), new, len(shown))
+
+
+async def consistency(
+    engine: Engine,
+    task: Task,
+    queries: Sequence[Query],
+    plain: ICLResult,
+    *,
+    n_views: int = 2,
+    n_queries: int = 8,
+    seed: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Consistency:
+    """How far further views (other orders; where valid other symbols, reversed) agree with the plain one.
+
+    At most `n_queries` queries, evenly spread, are looked at: the signal is an average.
+    """
+    n = min(n_queries, len(queries))
+    sample = tuple(round(i * (len(queries) - 1) / max(n - 1, 1)) for i in range(n))
+    sample = tuple(dict.fromkeys(sample))
+    rng = random.Random(seed)
+    alphabet = symbol_alphabet(task)
+    views = [random_view(task, rng, alphabet, reverse=bool(alphabet) and i % 2 == 1) for i in range(n_views)]
+    texts = [[plain.answers[i].text] for i in sample]
+    logprobs = [[plain.answers[i].logprob] for i in sample]
+    for view in views:
+        asked = [queries[i] for i in sample]
+        result = await answer(
+            engine, task, asked, view=view, priority=Priority.SIGNALS, should_stop=should_stop
+        )
+        for row, given in enumerate(result.answers):
+            texts[row].append(given.text)
+            logprobs[row].append(given.logprob)
+    ballots = tuple(vote(t, p) for t, p in zip(texts, logprobs, strict=True))
+    return Consistency(sample, tuple(v.name for v in views), ballots)
+
+
+async def leave_one_out(engine: Engine, task: Task, *, priority: Priority = Priority.SIGNALS) -> Judged:
+    """Predict each demonstration from all others, by forward passes alone.
+
+    Contexts are built by halving: one half is put before the other's demonstrations, and so on, so that
+    n demonstrations cost about n·log₂n segments instead of n². No context ever held the judged one.
+    Where the demonstrations do not fit in the model's context together, a fixed random choice of them
+    makes up the contexts.
+
+    Raises:
+        ContextOverflow: a demonstration does not fit at all.
+    """
+    fmt = PromptFormat(engine.loaded.tokenizer, task)
+    segments = [fmt.segment(d) for d in task.demonstrations]
+    if not segments:
+        return Judged((), ())
+    budget = engine.loaded.context_length - len(fmt.head()) - max(map(len, segments))
+    usable = set(shown_order(segments, budget))
+
+    def work(bench: Bench) -> Judged:
+        from ttt.generate import Known, grow, score
+
+        with bench.slots.active(None):
+            root = _Prefix(bench, fmt, fmt.head())
+            leaves: dict[int, int] = {}
+
+            def halve(node: int, members: list[int]) -> None:
+                if len(members) == 1:
+                    leaves[members[0]] = node
+                    return
+                middle = len(members) // 2
+                for context, judged in (
+                    (members[middle:], members[:middle]),
+                    (members[:middle], members[middle:]),
+                ):
+                    tokens = [t for i in context if i in usable for t in segments[i].ids]
+                    halve(grow(root.tree, node, tokens) if tokens else node, judged)
+
+            halve(root.node, list(range(len(segments))))
+            order = sorted(leaves)
+            known = [(leaves[i], Known(segments[i].question, segments[i].answer, fmt.ending)) for i in order]
+            scores = score(root.tree, known, root.stopper)
+        return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
+
+    return await engine.run(work, priority)
+
+
+async def judge(
+    engine: Engine,
+    task: Task,
+    held_out: Sequence[Demonstration],
+    *,
+    adapter: str | None,
+    priority: Priority = Priority.SIGNALS,
+) -> Judged:
+    """Score `held_out` demonstrations after the (other) demonstrations of `task`, by forward passes."""
+    fmt = PromptFormat(engine.loaded.tokenizer, Task((*task.demonstrations, *held_out), task.instruction))
+    segments = [fmt.segment(d) for d in task.demonstrations]
+    judged = [fmt.segment(d) for d in held_out]
+    budget = engine.loaded.context_length - len(fmt.head()) - max(map(len, judged))
+    prefix = [t for i in shown_order(segments, budget) for t in segments[i].ids]
+
+    def work(bench: Bench) -> Judged:
+        from ttt.generate import Known, score
+
+        with bench.slots.active(adapter):
+            root = _Prefix(bench, fmt, [*fmt.head(), *prefix])
+            known = [(root.node, Known(s.question, s.answer, fmt.ending)) for s in judged]
+            scores = score(root.tree, known, root.stopper)
+        return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
+
+    return await engine.run(work, priority)
+
+
+class _Prefix:
+    """A shared prefix that has been run; lives on the owner thread."""
+
+    def __init__(self, bench: Bench, fmt: PromptFormat, tokens: Sequence[int]) -> None:
+        from ttt.generate import Stopper, grow
+        from ttt.tree import TokenTree
+
+        loaded = bench.loaded
+        self.tree = TokenTree(loaded.model)
+        tokens = tokens or ()
+        self.node = grow(self.tree, TokenTree.ROOT, tokens)
+        self.mark = self.tree.mark()
+        self.stopper = Stopper(loaded.tokenizer, fmt.stop, loaded.eos_ids)

@@ -1,0 +1,178 @@
+"""LoRA adapters on one loaded model, by PEFT: attach, choose, save, load, detach.
+
+The base weights are frozen and never written to. With no adapter attached the model is the plain
+transformers one again. Only the thread that owns the model may call in here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from ttt.errors import AdapterError
+from ttt.recipes import Recipe
+
+T = TypeVar("T")
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+
+class AdapterSlots:
+    """The adapters now attached to one model, and which of them is active."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        model.requires_grad_(False)
+        self._base = model
+        self._peft: PeftModel | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._peft.peft_config) if self._peft is not None else ()
+
+    def create(self, name: str, recipe: Recipe, seed: int) -> None:
+        """A fresh adapter (B = 0, so that it changes nothing yet), the same for the same seed."""
+        targets = self._present(recipe.targets)
+        config = LoraConfig(
+            r=recipe.rank,
+            lora_alpha=recipe.alpha,
+            target_modules=targets,
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._add(name, config)
+
+    def load(self, name: str, folder: Path) -> None:
+        """Attach a saved adapter.
+
+        Raises:
+            AdapterError: the folder is no adapter for this model.
+        """
+        try:
+            for file in (CONFIG_FILE, WEIGHTS_FILE):
+                if not (folder / file).is_file():
+                    raise FileNotFoundError(f"it has no {file}")
+            config = LoraConfig.from_pretrained(str(folder))
+            stored = load_file(folder / WEIGHTS_FILE)
+            peft = self._add(name, config)
+            _check_shapes(
+                stored, get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False)
+            )
+            set_peft_model_state_dict(peft, stored, adapter_name=name)
+        except (ValueError, RuntimeError, OSError, KeyError, TypeError, SafetensorError) as error:
+            self.drop(name)
+            first = str(error).strip().split("\n", 1)[0]
+            raise AdapterError(
+                f"The adapter in {folder} does not fit this base model or is damaged ({first}); train it again."
+            ) from error
+
+    def save(self, name: str, folder: Path) -> None:
+        """Write `adapter_config.json` and `adapter_model.safetensors` into `folder`."""
+        peft = self._attached(name)
+        config = peft.peft_config[name]
+        config.target_modules = sorted(config.target_modules)  # a set, whose order differs by process
+        _quiet(
+            lambda: peft.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
+        )
+        nested = folder / name
+        if nested.is_dir():  # PEFT puts every adapter but "default" into a folder of its name
+            for file in nested.iterdir():
+                file.rename(folder / file.name)
+            nested.rmdir()
+        (folder / "README.md").unlink(missing_ok=True)
+
+    def drop(self, name: str) -> None:
+        """Detach if attached; with the last one gone the model is the plain base again."""
+        if self._peft is None or name not in self._peft.peft_config:
+            return
+        if len(self._peft.peft_config) == 1:
+            self._peft.unload()
+            if hasattr(self._base, "peft_config"):
+                del self._base.peft_config
+            self._peft = None
+            self._base.requires_grad_(False)
+        else:
+            self._peft.delete_adapter(name)
+
+    @contextlib.contextmanager
+    def active(self, name: str | None) -> Iterator[PreTrainedModel]:
+        """The model with adapter `name`, or as it was loaded for None."""
+        if self._peft is None and name is None:
+            yield self._base
+        elif name is None:
+            assert self._peft is not None
+            with self._peft.disable_adapter():
+                yield self._base
+        else:
+            self._attached(name).set_adapter(name)
+            yield self._base
+
+    def parameters(self, name: str) -> list[torch.nn.Parameter]:
+        """The adapter's own weights, in a fixed order."""
+        peft = self._attached(name)
+        return [p for n, p in peft.named_parameters() if f".{name}." in n and "lora_" in n]
+
+    def _add(self, name: str, config: PeftConfig) -> PeftModel:
+        if name in self.names:
+            raise AdapterError(
+                f"An adapter {name!r} is attached already; drop it first or choose another name."
+            )
+        if self._peft is None:
+            self._peft = _quiet(
+                lambda: get_peft_model(self._base, config, name, autocast_adapter_dtype=False)
+            )
+        else:
+            self._peft.add_adapter(name, config, autocast_adapter_dtype=False)
+        return self._peft
+
+    def _attached(self, name: str) -> PeftModel:
+        if self._peft is None or name not in self._peft.peft_config:
+            raise AdapterError(
+                f"No adapter {name!r} is attached; attached are: {', '.join(self.names) or 'none'}."
+            )
+        return self._peft
+
+    def _present(self, targets: tuple[str, ...]) -> list[str]:
+        found = {
+            n.rsplit(".", 1)[-1] for n, m in self._base.named_modules() if isinstance(m, torch.nn.Linear)
+        }
+        found |= {n.rsplit(".", 2)[-2] for n, _ in self._base.named_modules() if n.endswith(".base_layer")}
+        present = [t for t in targets if t in found]
+        if not present:
+            raise AdapterError(
+                f"None of the layers {', '.join(targets)} is in this model (it has {', '.join(sorted(found))}); "
+                "name its linear layers in the recipe."
+            )
+        return present
+
+
+def _check_shapes(stored: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError unless both hold the same tensors."""
+    for key in sorted(stored.keys() | wanted.keys()):
+        here = tuple(wanted[key].shape) if key in wanted else "absent"
+        there = tuple(stored[key].shape) if key in stored else "absent"
+        if here != there:
+            raise ValueError(f"{key} is {there} in the folder and {here} in the model")
+
+
+def _quiet(call: Callable[[], T]) -> T:
+    """PEFT warns of a base model without a hub id, which is no fault of a local folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return call()

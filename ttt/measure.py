@@ -1,0 +1,54 @@
+"""How large a task is, in tokens: what costs are estimated from. No forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ttt.crossfit import MIN_DEMONSTRATIONS
+from ttt.prompts import PromptFormat
+from ttt.recipes import Recipe
+from ttt.task import Query, Task
+
+if TYPE_CHECKING:
+    from ttt.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSize:
+    """Tokens of one task with its queries under one model's tokenizer."""
+
+    template: str
+    n_demonstrations: int
+    prefix_tokens: int
+    query_tokens: int
+    """Of all queries together."""
+    answer_tokens: float
+    """Mean over the demonstrations' outputs."""
+    longest_answer: int
+
+    def train_tokens(self, recipe: Recipe) -> int:
+        """Tokens that a training runs over, over all steps."""
+        return recipe.steps * recipe.batch * min(self.prefix_tokens, recipe.sequence_tokens)
+
+    def probe_tokens(self, recipe: Recipe) -> int:
+        """Tokens that both halves of the cross-fitted probe train on; 0 where it is not feasible."""
+        if self.n_demonstrations < MIN_DEMONSTRATIONS:
+            return 0
+        return 2 * recipe.steps * recipe.batch * min(self.prefix_tokens // 2, recipe.sequence_tokens)
+
+
+def task_size(engine: Engine, task: Task, queries: Sequence[Query]) -> TaskSize:
+    """Measure `task` with the engine's tokenizer."""
+    fmt = PromptFormat(engine.loaded.tokenizer, task)
+    segments = [fmt.segment(d) for d in task.demonstrations]
+    answers = [len(s.answer) for s in segments]
+    return TaskSize(
+        fmt.template,
+        len(segments),
+        len(fmt.head()) + sum(map(len, segments)),
+        sum(len(fmt.question(q.input)) for q in queries),
+        sum(answers) / len(answers) if answers else 0.0,
+        max(answers, default=fmt.max_new_tokens(task)),
+    )

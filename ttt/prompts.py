@@ -1,0 +1,153 @@
+"""Task and query → token ids and label masks: the paper's raw completion prompt, tokenised by segment.
+
+The prompt is the published few-shot one (arXiv 2411.07279, BIG-Bench-Hard): an instruction, then
+`Q: …\\nA: …\\n\\n` for each demonstration, then `Q: …\\nA:`. Segments are tokenised apart and
+concatenated, so that orders, subsets and shared prefixes need no second tokenisation and the cache of
+a prefix is valid for everything that follows it. A task whose cells are single characters between
+spaces ("0 0 5 5") is written without the spaces where that is one token a cell: half the tokens.
+
+Knows nothing of models beyond their tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ttt.errors import ContextOverflow
+from ttt.task import Demonstration, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATE = "qa1"
+"""Version of the template, part of every adapter's key."""
+
+SEPARATOR = "\n\n"
+_CELLS = re.compile(r"\S(?: \S)+(?:\n\S(?: \S)+)*")
+
+
+def is_cells(text: str) -> bool:
+    """Whether `text` is rows of single characters with one space between, two or more a row."""
+    return _CELLS.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One demonstration as tokens: the question up to `A:`, and the answer with its terminator."""
+
+    question: tuple[int, ...]
+    answer: tuple[int, ...]
+    terminator: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.question + self.answer + self.terminator
+
+    def __len__(self) -> int:
+        return len(self.question) + len(self.answer) + len(self.terminator)
+
+
+class PromptFormat:
+    """How one task is written for one tokenizer. Cheap to make; holds no tensors."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:
+        self._tokenizer = tokenizer
+        texts = [t for d in task.demonstrations for t in (d.input.strip(), d.output.strip())]
+        self.compact = bool(texts) and all(is_cells(t) for t in texts) and self._one_token_a_cell(texts)
+        self.multi_line = any("\n" in d.output.strip() for d in task.demonstrations)
+        blank_lines = any(SEPARATOR in d.output.strip() for d in task.demonstrations)
+        self.stop: tuple[str, ...] = (
+            ("\nQ:",) if blank_lines else (SEPARATOR,) if self.multi_line else ("\n",)
+        )
+        if not task.demonstrations:
+            self.stop = (SEPARATOR, "\nQ:")
+        self.instruction = task.instruction.strip()
+
+    @property
+    def template(self) -> str:
+        """Template version with the rendering that this task got."""
+        return TEMPLATE + ("-compact" if self.compact else "")
+
+    def head(self) -> tuple[int, ...]:
+        """Beginning-of-sequence token where the tokenizer adds one, then the instruction."""
+        bos = tuple(self._tokenizer("").input_ids)
+        bos = bos[:1] if bos and bos[0] == self._tokenizer.bos_token_id else ()
+        if not self.instruction:
+            return bos
+        return bos + self._ids(self.instruction) + self.separator
+
+    @cached_property
+    def separator(self) -> tuple[int, ...]:
+        """Token ids of the blank line as they come out inside running text, before a `Q`."""
+        before, after = self._ids("a"), self._ids("Q")
+        whole = self._ids("a" + SEPARATOR + "Q")
+        middle = whole[len(before) : len(whole) - len(after)]
+        if whole[: len(before)] == before and whole[len(whole) - len(after) :] == after and middle:
+            return middle
+        return self._ids(SEPARATOR)
+
+    @cached_property
+    def ending(self) -> tuple[int, ...]:
+        """Tokens that decoding stops at for certain when they follow an answer."""
+        return self.separator + (self._ids("Q:") if self.stop == ("\nQ:",) else ())
+
+    def question(self, text: str) -> tuple[int, ...]:
+        return self._ids(f"Q: {self.render(text)}\nA:")
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        return self._ids(f" {self.render(text)}")
+
+    def segment(self, d: Demonstration) -> Segment:
+        return Segment(self.question(d.input), self.answer(d.output), self.separator)
+
+    def render(self, text: str) -> str:
+        text = text.strip()
+        return text.replace(" ", "") if self.compact and is_cells(text) else text
+
+    def parse(self, text: str) -> str:
+        """The answer in a decoded completion: up to the first stop string, in the task's own form."""
+        for stop in self.stop:
+            text = text.split(stop, 1)[0]
+        text = text.strip()
+        if self.compact and text and not any(c == " " for c in text):
+            return "\n".join(" ".join(row) for row in text.split("\n"))
+        return text
+
+    def max_new_tokens(self, task: Task) -> int:
+        """Decoding budget: twice the longest known answer and eight; 256 where none is known."""
+        if not task.demonstrations:
+            return 256
+        return 2 * max(len(self.answer(d.output)) for d in task.demonstrations) + 8
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _one_token_a_cell(self, texts: Sequence[str]) -> bool:
+        symbols = sorted({c for t in texts for c in t if not c.isspace()})
+        joined = "".join(symbols) * 2
+        return len(self._ids(joined)) == len(joined) and len(self._ids("0 " + joined[0])) > 2
+
+
+def select(segments: Sequence[Segment], budget: int, order: Sequence[int]) -> tuple[int, ...]:
+    """The first demonstrations in `order` whose tokens fit in `budget`, each either whole or not at all.
+
+    Raises:
+        ContextOverflow: not even the shortest one fits.
+    """
+    chosen: list[int] = []
+    used = 0
+    for index in order:
+        if used + len(segments[index]) <= budget:
+            chosen.append(index)
+            used += len(segments[index])
+    if segments and not chosen:
+        shortest = min(len(s) for s in segments)
+        raise ContextOverflow(
+            f"No demonstration fits the context: the shortest takes {shortest} tokens and {max(budget, 0)} are free; "
+            "shorten the demonstrations or choose a model with a longer context."
+        )
+    return tuple(chosen)

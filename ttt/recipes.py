@@ -1,0 +1,62 @@
+"""Training recipes: named frozen values.
+
+Rates are for small models: the published 1e-4 (8B parameters) moves a model of 135 million hardly at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+
+from ttt.errors import TaskError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an adapter is trained. The recipe's hash is part of the adapter's key."""
+
+    name: str
+    rank: int = 32
+    alpha: int = 32
+    targets: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Linear layers that get an adapter (the published ones: query, value, output and MLP)."""
+    learning_rate: float = 1e-3
+    steps: int = 24
+    batch: int = 2
+    """Sequences a step."""
+    warmup: float = 0.1
+    """Share of the steps with a rising rate; cosine decay after."""
+    weight_decay: float = 0.0
+    max_gradient_norm: float = 1.0
+    sequence_tokens: int = 1536
+    """A training sequence holds as many demonstrations, in random order, as fit in this."""
+    symbols: bool = True
+    """Permute symbols where the task is made of cells."""
+    reverse: bool = False
+    """Also read rows from right to left where the task is made of cells."""
+
+    @property
+    def id(self) -> str:
+        """Name and hash of all values, e.g. `standard-3f2a9c01`."""
+        values = json.dumps(asdict(self), sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(values.encode()).hexdigest()[:8]}"
+
+    def with_steps(self, steps: int) -> Recipe:
+        return replace(self, steps=steps)
+
+
+STANDARD = Recipe("standard")
+PROBE = Recipe("probe", steps=8)
+RECIPES: dict[str, Recipe] = {r.name: r for r in (STANDARD,)}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called `name`.
+
+    Raises:
+        TaskError: there is none.
+    """
+    if name not in RECIPES:
+        raise TaskError(f"Unknown recipe {name!r}; choose one of: {', '.join(RECIPES)}.")
+    return RECIPES[name]
