@@ -14,11 +14,11 @@ import asyncio
 import queue
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from policies.utility import worth
 from router.errors import RouterError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from router.bootstrap import Parts
     from store import EpisodeRow
 
+T = TypeVar("T")
 ARMS: tuple[Arm, ...] = ("auto", "icl", "ttt", "zero-shot")
 
 
@@ -178,9 +179,8 @@ class Router:
         # LangGraph would send prompts to LangSmith when its environment variables say so; only our own
         # setting may turn that on.
         with tracing_context(enabled=None if s.tracing else False):
-            async for event in self._graph.astream(
-                {"request": request}, context=context, stream_mode="custom"
-            ):
+            stream: Any = self._graph.astream({"request": request}, context=context, stream_mode="custom")
+            async for event in stream:
                 yield event
 
     def feedback(
@@ -220,6 +220,10 @@ class Router:
     def history(self, limit: int = 20) -> Sequence[EpisodeRow]:
         """The latest episodes, newest first."""
         return self.parts.store.episodes.recent(limit)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for asynchronous work of `ttt` (say, `router.run(router.parts.engine.base_hash())`)."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def close(self) -> None:
         """Finish what is queued, remember this machine's speeds, free the model."""

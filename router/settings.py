@@ -6,6 +6,7 @@ file is `$TTT_ROUTER_CONFIG` or `config.toml` in the user's configuration folder
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 import platformdirs
 
+from policies.utility import worth
 from router.errors import SettingsError
 
 
@@ -52,6 +54,15 @@ class Settings:
         )
 
     @property
+    def worth(self) -> float:
+        """Seconds of compute that one more correct answer is worth.
+
+        Raises:
+            PolicyError: neither a known preference nor a usable number of seconds.
+        """
+        return worth(worth_s=self.worth_s) if self.worth_s else worth(self.prefer)
+
+    @property
     def url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_path / 'router.db'}"
 
@@ -65,20 +76,25 @@ def read_settings(
         SettingsError: an unknown key, or a value of the wrong type or out of range.
     """
     env = os.environ if environment is None else environment
-    values: dict[str, Any] = {}
-    for key, value in _file(env).items():
-        values[key] = _parse(key, value, "the settings file")
-    for field in fields(Settings):
+    settings = changed(Settings(), _file(env), "the settings file")
+    for field in fields(Settings):  # field by field, so that an error names the variable
         name = f"TTT_ROUTER_{field.name.upper()}"
         if name in env:
-            values[field.name] = _parse(field.name, env[name], name)
-    given = {k: v for k, v in (arguments or {}).items() if v is not None}
-    for key, value in given.items():
-        values[key] = _parse(key, value, "the arguments")
-    if "prefer" in given and "worth_s" not in given:
-        values.pop("worth_s", None)
-    settings = replace(Settings(), **values)
-    return settings
+            settings = changed(settings, {field.name: env[name]}, name)
+    return changed(settings, arguments or {}, "the arguments")
+
+
+def changed(settings: Settings, values: Mapping[str, Any], source: str) -> Settings:
+    """`settings` with `values` on top; those that are None do not count. A preference alone puts an earlier
+    number of seconds out of force.
+
+    Raises:
+        SettingsError: an unknown key, or a value of the wrong type or out of range; it names `source`.
+    """
+    parsed = {key: _parse(key, value, source) for key, value in values.items() if value is not None}
+    if "prefer" in parsed:
+        parsed.setdefault("worth_s", 0.0)
+    return replace(settings, **parsed)
 
 
 def _file(env: Mapping[str, str]) -> dict[str, Any]:
@@ -108,7 +124,7 @@ def _parse(key: str, value: Any, source: str) -> Any:
                 if text not in ("true", "false", "1", "0"):
                     raise ValueError
                 return text in ("true", "1")
-            return kind(text)
+            value = kind(text)
         except ValueError:
             raise SettingsError(f"{source} sets {key} to {value!r}; it must be a {kind.__name__}.") from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -117,4 +133,6 @@ def _parse(key: str, value: Any, source: str) -> Any:
         value = str(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be a {kind.__name__}.")
+    if kind is float and not 0 <= value < math.inf:
+        raise SettingsError(f"{source} sets {key} to {value!r}; it must be finite and at least 0.")
     return value

@@ -10,7 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from peft import (
@@ -85,8 +85,8 @@ class AdapterSlots:
     def save(self, name: str, folder: Path) -> None:
         """Write `adapter_config.json` and `adapter_model.safetensors` into `folder`."""
         peft = self._attached(name)
-        config = peft.peft_config[name]
-        config.target_modules = sorted(config.target_modules)  # a set, whose order differs by process
+        config = cast(LoraConfig, peft.peft_config[name])
+        config.target_modules = sorted(config.target_modules or ())  # a set, whose order differs by process
         _quiet(
             lambda: peft.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
         )
@@ -108,7 +108,8 @@ class AdapterSlots:
             self._peft = None
             self._base.requires_grad_(False)
         else:
-            self._peft.delete_adapter(name)
+            peft = self._peft
+            _quiet(lambda: peft.delete_adapter(name))
 
     @contextlib.contextmanager
     def active(self, name: str | None) -> Iterator[PreTrainedModel]:
@@ -138,7 +139,8 @@ class AdapterSlots:
                 lambda: get_peft_model(self._base, config, name, autocast_adapter_dtype=False)
             )
         else:
-            self._peft.add_adapter(name, config, autocast_adapter_dtype=False)
+            peft = self._peft
+            _quiet(lambda: peft.add_adapter(name, config, autocast_adapter_dtype=False))
         return self._peft
 
     def _attached(self, name: str) -> PeftModel:
@@ -172,7 +174,9 @@ def _check_shapes(stored: Mapping[str, torch.Tensor], wanted: Mapping[str, torch
 
 
 def _quiet(call: Callable[[], T]) -> T:
-    """PEFT warns of a base model without a hub id, which is no fault of a local folder."""
+    """PEFT warns of a base model without a hub id, which is no fault of a local folder, and transformers
+    of names in PEFT's code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", FutureWarning)
         return call()

@@ -1,6 +1,7 @@
 """Training recipes: named frozen values.
 
-Rates are for small models: the published 1e-4 (8B parameters) moves a model of 135 million hardly at all.
+Rates are for small models: the published 1e-4 (8B parameters) hardly moves a model of 135 million.
+One sequence a step at twice the rate reaches in half of the tokens what two a step do.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ class Recipe:
     alpha: int = 32
     targets: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Linear layers that get an adapter (the published ones: query, value, output and MLP)."""
-    learning_rate: float = 1e-3
-    steps: int = 24
-    batch: int = 2
+    learning_rate: float = 2e-3
+    steps: int = 32
+    batch: int = 1
     """Sequences a step."""
     warmup: float = 0.1
     """Share of the steps with a rising rate; cosine decay after."""

@@ -43,33 +43,32 @@ def llama_engine(tiny_llama: Path) -> Iterator[Engine]:
     engine.close()
 
 
-@pytest.fixture(scope="session")
-def babbler(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny Qwen2 with large random weights that only ever says `a`, `b`, line feed or `:`.
-
-    What it says depends on the whole context, and runs into a stop string before long.
-    """
+def babble(loaded: LoadedModel, spoken: tuple[str, str, str, str]) -> LoadedModel:
+    """Make a model with an output head of its own say these four tokens only, in answer to the whole context."""
     import torch
 
-    loaded = load_tiny(tiny_qwen2)
-    spoken = [loaded.tokenizer(c, add_special_tokens=False).input_ids[0] for c in "ab\n:"]
+    ids = [loaded.tokenizer(piece, add_special_tokens=False).input_ids for piece in spoken]
+    assert all(len(i) == 1 for i in ids)
     with torch.no_grad():
         for weight in loaded.model.parameters():
             if weight.dim() == 2:
                 weight.mul_(8)
-        head = loaded.model.get_output_embeddings().weight
-        first, second = head[spoken[0]].clone(), head[spoken[2]].clone()
+        head = loaded.model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
+        first, second = head[ids[0][0]].clone(), head[ids[2][0]].clone()
         head.zero_()
-        for token, direction in zip(spoken, (first, -first, second, -second), strict=True):
+        for (token,), direction in zip(ids, (first, -first, second, -second), strict=True):
             head[token] = direction  # of each pair one logit is positive, so no other token is ever the best
-    folder = tmp_path_factory.mktemp("models") / "babbler"
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
-    return folder
+    return loaded
 
 
 @pytest.fixture
-def babbling_engine(babbler: Path) -> Iterator[Engine]:
-    engine = Engine(load_tiny(babbler))
+def babbler(tiny_qwen2: Path) -> LoadedModel:
+    """A model that only ever says `a`, `b`, line feed or `:`, and so runs into a stop string before long."""
+    return babble(load_tiny(tiny_qwen2), ("a", "b", "\n", ":"))
+
+
+@pytest.fixture
+def babbling_engine(babbler: LoadedModel) -> Iterator[Engine]:
+    engine = Engine(babbler)
     yield engine
     engine.close()

@@ -38,11 +38,6 @@ def logprobs(loaded: LoadedModel, prompt: Sequence[int], new: Sequence[int]) -> 
 
 
 @pytest.fixture
-def speaking(babbler: Path) -> LoadedModel:
-    return load_tiny(babbler)
-
-
-@pytest.fixture
 def loud(tiny_model: Path) -> LoadedModel:
     """Each architecture with weights large enough that what it says depends on the prompt."""
     loaded = load_tiny(tiny_model)
@@ -74,14 +69,14 @@ def test_decoding_is_plain_greedy_decoding_row_by_row(loud: LoadedModel) -> None
 
 @pytest.mark.parametrize("stop", [("\n",), ("b:",), ("\n\n", "a\n")])
 def test_a_row_ends_at_its_first_stop_string_and_the_others_go_on(
-    speaking: LoadedModel, stop: tuple[str, ...]
+    babbler: LoadedModel, stop: tuple[str, ...]
 ) -> None:
     questions = [tokens(8, seed) for seed in range(12)]
-    tree = TokenTree(speaking.model)
-    stopper = Stopper(speaking.tokenizer, stop, speaking.eos_ids)
+    tree = TokenTree(babbler.model)
+    stopper = Stopper(babbler.tokenizer, stop, babbler.eos_ids)
     rows = decode(tree, TokenTree.ROOT, questions, stopper, BUDGET)
     for question, row in zip(questions, rows, strict=True):
-        whole = str(speaking.tokenizer.decode(plain(speaking, question)))
+        whole = str(babbler.tokenizer.decode(plain(babbler, question)))
         ends = [whole.index(s) for s in stop if s in whole]
         assert row.text == whole[: min(ends, default=len(whole))]
         assert row.finished == bool(ends)
@@ -101,10 +96,10 @@ def test_an_end_token_ends_a_row(loud: LoadedModel) -> None:
     assert row.text == loud.tokenizer.decode(new[:last])
 
 
-def test_decoding_stops_early_when_told_to(speaking: LoadedModel) -> None:
+def test_decoding_stops_early_when_told_to(babbler: LoadedModel) -> None:
     answers = iter([False, False, True, True])
-    tree = TokenTree(speaking.model)
-    stopper = Stopper(speaking.tokenizer, ("never said",), speaking.eos_ids)
+    tree = TokenTree(babbler.model)
+    stopper = Stopper(babbler.tokenizer, ("never said",), babbler.eos_ids)
     (row,) = decode(tree, TokenTree.ROOT, [tokens(8, 0)], stopper, BUDGET, lambda: next(answers))
     assert row.n_tokens == 2 and not row.finished
 
@@ -119,41 +114,41 @@ def scored(loaded: LoadedModel, prompt: Sequence[int], known: Known, stop: tuple
 
 @pytest.mark.parametrize("stop", ["\n", "b:", ":b"])
 def test_what_decoding_gave_is_scored_as_greedy_and_anything_else_is_not(
-    speaking: LoadedModel, stop: str
+    babbler: LoadedModel, stop: str
 ) -> None:
     def ids(text: str) -> list[int]:
-        return [int(i) for i in itertools.chain(*(speaking.tokenizer(c).input_ids for c in text))]
+        return [int(i) for i in itertools.chain(*(babbler.tokenizer(c).input_ids for c in text))]
 
     finished, lines = 0, 0
     for seed in range(40):
         prompt = tokens(8, seed)
-        whole = str(speaking.tokenizer.decode(plain(speaking, prompt)))
+        whole = str(babbler.tokenizer.decode(plain(babbler, prompt)))
         text, found, _ = whole.partition(stop)
         if not found or not text:
             continue
         finished += 1
         lines += "\n" in text
         answer = ids(text)
-        right = scored(speaking, prompt, Known((), answer, ids(stop)), (stop,))
+        right = scored(babbler, prompt, Known((), answer, ids(stop)), (stop,))
         assert right.greedy
-        given = logprobs(speaking, prompt, answer + ids(stop))[: len(answer) + 1]
+        given = logprobs(babbler, prompt, answer + ids(stop))[: len(answer) + 1]
         labels = torch.tensor([*answer, ids(stop)[0]])
         assert right.n_tokens == len(answer) + 1
         assert right.logprob == pytest.approx(float(given.gather(1, labels[:, None]).sum()), abs=1e-3)
         assert right.logprob_per_token == right.logprob / right.n_tokens
         for other in (answer[:-1], [*answer, answer[0]], [*answer[:-1], ids("Q")[0]]):
             if other:
-                assert not scored(speaking, prompt, Known((), other, ids(stop)), (stop,)).greedy
+                assert not scored(babbler, prompt, Known((), other, ids(stop)), (stop,)).greedy
     assert finished >= 5
     assert lines >= 2 or stop == "\n"
 
 
-def test_an_answer_that_decoding_would_not_end_is_not_greedy(speaking: LoadedModel) -> None:
+def test_an_answer_that_decoding_would_not_end_is_not_greedy(babbler: LoadedModel) -> None:
     prompt = tokens(8, 0)
-    new = plain(speaking, prompt)
-    ended = scored(speaking, prompt, Known((), new[:4], new[4:6]), ("never said",))
+    new = plain(babbler, prompt)
+    ended = scored(babbler, prompt, Known((), new[:4], new[4:6]), ("never said",))
     assert ended.greedy, "the terminator in full is the end"
-    assert not scored(speaking, prompt, Known((), new[:4], [*new[4:5], 77]), ("never said",)).greedy
+    assert not scored(babbler, prompt, Known((), new[:4], [*new[4:5], 77]), ("never said",)).greedy
 
 
 def test_many_answers_below_several_parents_are_scored_as_if_alone(loud: LoadedModel) -> None:
@@ -171,8 +166,8 @@ def test_many_answers_below_several_parents_are_scored_as_if_alone(loud: LoadedM
         assert together[i].n_tokens == 4
 
 
-def test_single_tokens_that_end_an_answer_are_known(speaking: LoadedModel) -> None:
-    stopper = Stopper(speaking.tokenizer, ("\n",), [2])
-    newline = speaking.tokenizer("\n").input_ids[0]
+def test_single_tokens_that_end_an_answer_are_known(babbler: LoadedModel) -> None:
+    stopper = Stopper(babbler.tokenizer, ("\n",), [2])
+    newline = babbler.tokenizer("\n").input_ids[0]
     assert stopper.ends(newline) and stopper.ends(2)
-    assert not stopper.ends(speaking.tokenizer("a").input_ids[0])
+    assert not stopper.ends(babbler.tokenizer("a").input_ids[0])

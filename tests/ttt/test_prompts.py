@@ -67,7 +67,7 @@ def test_cells_are_written_without_spaces_where_that_saves_tokens(
 ) -> None:
     fmt = format_of(tiny_tokenizer, ("5 6 7", "7 6 5"))
     assert fmt.compact and fmt.template.endswith("-compact")
-    assert tiny_tokenizer.decode(fmt.question("5 6 8")) == "Q: 568\nA:"
+    assert tiny_tokenizer.decode(list(fmt.question("5 6 8"))) == "Q: 568\nA:"
     assert fmt.render("five six") == "five six"
     assert fmt.parse(" 765\n\n") == "7 6 5"
     assert fmt.parse(" ") == ""
@@ -111,7 +111,7 @@ def test_the_answer_ends_where_the_demonstrations_outputs_would(
 ) -> None:
     fmt = format_of(tiny_tokenizer, ("x", output))
     assert fmt.parse(completion) == expected
-    ending = str(tiny_tokenizer.decode(fmt.ending))
+    ending = str(tiny_tokenizer.decode(list(fmt.ending)))
     assert any(stop in f"answer{ending}" for stop in fmt.stop)
     assert fmt.ending[: len(fmt.separator)] == fmt.separator
 
@@ -125,7 +125,8 @@ def test_a_beginning_token_is_there_once_where_the_tokenizer_adds_one(
 
     assert format_of(tiny_tokenizer, ("x", "y")).head() == ()
     beginning = copy.deepcopy(tiny_tokenizer)
-    start = int(beginning.convert_tokens_to_ids("<s>"))
+    start = beginning.bos_token_id
+    assert isinstance(start, int)
     beginning.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", start)]
     )

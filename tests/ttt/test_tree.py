@@ -161,7 +161,8 @@ def test_a_window_in_all_layers_is_kept_where_the_model_names_no_layer_types(
         sliding_window=8,
         initializer_range=0.2,
     )
-    model = MistralForCausalLM(config).eval()
+    model: PreTrainedModel = MistralForCausalLM(config)
+    model.eval()  # type: ignore[no-untyped-call]
     prefix, query = tokens(20, 0), tokens(6, 1)
     tree = TokenTree(model)
     shared = grow(tree, TokenTree.ROOT, prefix)

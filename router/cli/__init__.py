@@ -1,0 +1,1 @@
+"""The command line: reads files and options, shows what happens, and decides nothing itself."""

@@ -1,0 +1,143 @@
+"""What is going on, on stderr: a live line on a terminal, plain lines elsewhere. And Ctrl-C, made visible.
+
+Knows nothing of what the messages mean.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
+
+from router.cli.render import event_line
+from router.events import Event, TrainingStep
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PLAIN_INTERVAL_S = 5.0
+"""Least time between two plain lines about training steps."""
+
+
+class Reporter:
+    """Use as a context manager; what was said stays above the live line."""
+
+    def __init__(self, *, live: bool | None = None) -> None:
+        """
+        Args:
+            live: whether stderr shows a live line; found out when None.
+        """
+        self._live = sys.stderr.isatty() if live is None else live
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_line_s = -PLAIN_INTERVAL_S
+        self._prefix = ""
+
+    def __enter__(self) -> Reporter:
+        if self._live:
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+            )
+
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def prefix(self, text: str) -> None:
+        """Put `text` before all further messages."""
+        self._prefix = text
+
+    def say(self, text: str) -> None:
+        """Something has begun: the live line, or a plain line."""
+        self._status(text, None, 0)
+        if not self._live:
+            self._print(text)
+
+    def keep(self, text: str) -> None:
+        """Something to be read later too: a line that stays."""
+        if self._progress is not None:
+            self._progress.console.print(self._prefix + text, markup=False, highlight=False)
+        else:
+            self._print(text)
+
+    def event(self, event: Event) -> None:
+        """Show one event of an answer; all but training steps stay."""
+        if isinstance(event, TrainingStep):
+            self.step(event)
+        elif text := event_line(event):
+            self.keep(text)
+
+    def step(self, event: Event) -> None:
+        """Show one event of an answer as passing."""
+        text = event_line(event)
+        if not isinstance(event, TrainingStep):
+            if text:
+                self._status(text, None, 0)
+            return
+        self._status(text, event.of, event.step)
+        now = time.monotonic()
+        due = now - self._last_line_s >= PLAIN_INTERVAL_S or event.step in (1, event.of)
+        if not self._live and due:
+            self._print(text)
+            self._last_line_s = now
+
+    def _status(self, text: str, total: int | None, done: int) -> None:
+        if self._progress is None:
+            return
+        text = self._prefix + text
+        if self._task is None:
+            self._task = self._progress.add_task(text, total=total, completed=done)
+        else:
+            self._progress.update(self._task, description=text, total=total, completed=done)
+
+    def _print(self, text: str) -> None:
+        print(self._prefix + text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def ctrl_c(message: str, first: Callable[[], None] | None = None) -> Iterator[None]:
+    """Within the block the first Ctrl-C prints `message` and calls `first`; the next one ends the program.
+
+    Without `first`, the first one ends it. The exit code is 130 in both cases.
+    """
+    presses = 0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal presses
+        presses += 1
+        if presses == 1:  # written past the buffers, which this may have interrupted
+            os.write(2, f"\n{message}\n".encode())
+            if first is not None:
+                first()
+                return
+        raise SystemExit(130)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

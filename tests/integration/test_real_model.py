@@ -1,0 +1,136 @@
+"""What only a real model can show: that training learns, and that our ICL is the published prompt's."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.agent import Router
+from router.metrics import exact
+from ttt.icl import answer, judge
+from ttt.prompts import PromptFormat
+from ttt.task import Demonstration, Query, Task
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def router(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+    with Router.open(model=str(smollm2), data_dir=str(tmp_path_factory.mktemp("data"))) as opened:
+        yield opened
+
+
+def shifted_rows(n: int, seed: int) -> list[tuple[str, str]]:
+    """A block of one colour moves right by one cell: out of reach of a small model by prompting."""
+    rng = random.Random(seed)
+    items: dict[str, str] = {}
+    while len(items) < n:
+        size = rng.randint(2, 4)
+        start, colour = rng.randrange(0, 9 - size), str(rng.randint(1, 9))
+        row = ["0"] * 10
+        row[start : start + size] = [colour] * size
+        items[" ".join(row)] = " ".join(["0", *row[:-1]])
+    return list(items.items())
+
+
+def as_task(items: list[tuple[str, str]]) -> Task:
+    return Task(tuple(Demonstration(a, b) for a, b in items))
+
+
+def share_right(texts: tuple[str, ...], gold: list[str]) -> float:
+    return sum(exact(t, g) for t, g in zip(texts, gold, strict=True)) / len(gold)
+
+
+def test_training_answers_what_prompting_cannot_and_the_second_time_costs_no_training(router: Router) -> None:
+    items = shifted_rows(42, seed=1)
+    task, asked = as_task(items[:10]), items[10:]
+    queries, gold = [a for a, _ in asked], [b for _, b in asked]
+    before = _base_hash(router)
+
+    first = router.ask(task, queries, worth_s=1000.0)
+
+    icl = share_right(tuple(a.text for a in first.icl_answers), gold)
+    assert first.arm.startswith("train:"), first.decisions[-1]["reason"]
+    assert share_right(first.texts, gold) >= icl + 0.25
+    assert _base_hash(router) == before
+
+    again = router.ask(task, queries)
+    assert again.arm.startswith("reuse:")
+    assert [s.name for s in again.steps] == ["look-up", "answer"]
+    assert again.texts == first.texts
+    assert again.signals == {}
+
+
+def test_a_hit_costs_little_more_than_answering_with_the_adapter_attached(router: Router) -> None:
+    items = shifted_rows(42, seed=1)
+    task, queries = as_task(items[:10]), [a for a, _ in items[10:]]
+    rows = router.parts.store.adapters.list()
+    assert rows, "the test before this one trains the adapter"
+    name = f"adapter-{rows[0].content_hash[:16]}"
+
+    def own() -> float:
+        started = time.perf_counter()
+        future = answer(router.parts.engine, task, [Query(q) for q in queries], adapter=name)
+        router.run(future)
+        return time.perf_counter() - started
+
+    def hit() -> float:
+        started = time.perf_counter()
+        assert router.ask(task, queries).arm.startswith("reuse:")
+        return time.perf_counter() - started
+
+    hit(), own()
+    ratios = sorted(hit() / own() for _ in range(5))
+    assert ratios[2] <= 1.3, ratios
+
+
+def test_icl_gives_the_answers_of_a_plain_transformers_script_with_the_published_prompt(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    demonstrations = [
+        ("red apple", "fruit"),
+        ("old oak", "tree"),
+        ("ripe pear", "fruit"),
+        ("tall pine", "tree"),
+    ]
+    queries = ["green plum", "young birch", "sweet cherry", "dark yew", "big melon", "small elm"]
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    model: Any = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    shots = "".join(f"Q: {a}\nA: {b}\n\n" for a, b in demonstrations)
+    plain = []
+    for query in queries:
+        ids = tokenizer(f"{shots}Q: {query}\nA:", return_tensors="pt").input_ids
+        out = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)
+        plain.append(str(tokenizer.decode(out[0, ids.shape[1] :])).split("\n")[0].strip())
+
+    with Router.open(model=str(smollm2), dtype="float32", data_dir=str(tmp_path)) as own:
+        receipt = own.ask(as_task(demonstrations), queries, arm="icl")
+
+    assert list(receipt.texts) == plain
+
+
+def test_scoring_by_one_forward_pass_agrees_with_decoding(router: Router) -> None:
+    items = shifted_rows(20, seed=2)
+    task = as_task(items[:8])
+    engine = router.parts.engine
+    decoded = router.run(answer(engine, task, [Query(a) for a, _ in items[8:]]))
+    given = [Demonstration(a, d.text) for (a, _), d in zip(items[8:], decoded.answers, strict=True) if d.text]
+    finished = [d.finished for d in decoded.answers if d.text]
+    same_form = PromptFormat(engine.loaded.tokenizer, task).compact
+    judged = router.run(judge(engine, task, given, adapter=None))
+    agreement = sum(a == b for a, b in zip(judged.correct, finished, strict=True)) / len(given)
+    assert same_form
+    assert agreement >= 0.9, f"{agreement:.2f} of {len(given)}"
+
+
+def _base_hash(router: Router) -> str:
+    digest: str = router.run(router.parts.engine.base_hash())
+    return digest

@@ -1,0 +1,91 @@
+"""Cross-fitted evidence: each demonstration once, by an adapter and a context that have not seen it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+
+from tests.ttt.conftest import SMALL, letters_task
+from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
+from ttt.engine import Engine
+from ttt.errors import Cancelled, NonFiniteLoss, TaskError
+from ttt.icl import judge
+from ttt.task import Demonstration, Task
+from ttt.train import TrainStep
+
+SHORT = replace(SMALL, steps=3)
+
+
+def halves(task: Task, seed: int) -> tuple[set[int], set[int]]:
+    order = list(range(len(task.demonstrations)))
+    random.Random(seed).shuffle(order)
+    return set(order[: len(order) // 2]), set(order[len(order) // 2 :])
+
+
+@pytest.mark.parametrize("n", [MIN_DEMONSTRATIONS, 7])
+async def test_each_demonstration_is_judged_once_before_and_after(llama_engine: Engine, n: int) -> None:
+    steps: list[TrainStep] = []
+    digest = await llama_engine.base_hash()
+    found = await cross_fit(llama_engine, letters_task(n), SHORT, 0, steps.append)
+    columns = (found.correct_before, found.correct_after, found.logprob_before, found.logprob_after)
+    assert [len(column) for column in columns] == [n] * 4
+    assert sum(found.logprob_after) > sum(found.logprob_before)
+    assert [(s.step, s.of) for s in steps] == [(i, 6) for i in range(1, 7)]
+    assert found.tokens > 0 and found.train_s > 0
+    assert await llama_engine.run(lambda bench: bench.slots.names) == ()
+    assert await llama_engine.base_hash() == digest
+
+
+async def test_the_base_is_judged_from_the_other_half(engine: Engine) -> None:
+    task = letters_task(5)
+    found = await cross_fit(engine, task, SHORT, 3)
+    for own, other in (halves(task, 3), halves(task, 3)[::-1]):
+        context = replace(task, demonstrations=tuple(task.demonstrations[i] for i in sorted(other)))
+        held_out = [task.demonstrations[i] for i in sorted(own)]
+        expected = await judge(engine, context, held_out, adapter=None)
+        assert expected.logprob == tuple(found.logprob_before[i] for i in sorted(own))
+
+
+async def test_no_demonstration_is_judged_by_what_has_seen_its_label(engine: Engine) -> None:
+    """With one label changed, all others of its half are judged alike before and after: they saw only the other."""
+    task = letters_task(6, seed=5)
+    before = await cross_fit(engine, task, SHORT, 1)
+    for changed in (0, 3):
+        shown = list(task.demonstrations)
+        shown[changed] = Demonstration(shown[changed].input, "the one")
+        after = await cross_fit(engine, replace(task, demonstrations=tuple(shown)), SHORT, 1)
+        own = next(half for half in halves(task, 1) if changed in half)
+        for i in range(6):
+            same = after.logprob_after[i] == pytest.approx(before.logprob_after[i], abs=1e-4)
+            assert same == (i in own - {changed})
+
+
+async def test_the_same_seed_gives_the_same_evidence(llama_engine: Engine) -> None:
+    one, again = [await cross_fit(llama_engine, letters_task(5), SHORT, 2) for _ in range(2)]
+    assert replace(one, train_s=0.0) == replace(again, train_s=0.0)
+
+
+async def test_one_task_can_be_probed_by_two_callers_at_once(llama_engine: Engine) -> None:
+    alone = await cross_fit(llama_engine, letters_task(4), SHORT, 0)
+    both = await asyncio.gather(*(cross_fit(llama_engine, letters_task(4), SHORT, 0) for _ in range(2)))
+    assert [replace(b, train_s=0.0) for b in both] == [replace(alone, train_s=0.0)] * 2
+    assert await llama_engine.run(lambda bench: bench.slots.names) == ()
+
+
+async def test_too_few_demonstrations_are_told_with_their_number(llama_engine: Engine) -> None:
+    with pytest.raises(TaskError, match="at least 4 demonstrations, the task has 3; add some"):
+        await cross_fit(llama_engine, letters_task(3), SHORT, 0)
+
+
+async def test_a_training_that_fails_or_is_cancelled_leaves_nothing(llama_engine: Engine) -> None:
+    digest = await llama_engine.base_hash()
+    with pytest.raises(NonFiniteLoss):
+        await cross_fit(llama_engine, letters_task(4), replace(SHORT, learning_rate=1e30), 0)
+    steps: list[TrainStep] = []
+    with pytest.raises(Cancelled):
+        await cross_fit(llama_engine, letters_task(4), SHORT, 0, steps.append, lambda: len(steps) == 5)
+    assert await llama_engine.run(lambda bench: bench.slots.names) == ()
+    assert await llama_engine.base_hash() == digest
