@@ -16,7 +16,6 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import wait
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +24,7 @@ from router.errors import RouterError
 from router.events import Done, Event
 from router.feedback import outcome_rows
 from router.receipt import Receipt
-from router.settings import Settings, read_settings
+from router.settings import Settings, changed, read_settings
 from router.state import Arm, Request
 from ttt.errors import TaskError
 from ttt.task import Query, Task
@@ -74,7 +73,9 @@ class Router:
         """
         from router.bootstrap import open_parts
 
-        chosen = replace(settings, **overrides) if settings is not None else read_settings(overrides)
+        chosen = (
+            read_settings(overrides) if settings is None else changed(settings, overrides, "the arguments")
+        )
         return cls(chosen, open_parts(chosen, progress, policy))
 
     def ask(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Receipt:
@@ -87,6 +88,7 @@ class Router:
 
     def stream(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Iterator[Event]:
         """Events as they happen, the last one `Done`; options as in `astream`."""
+        self._check_open()
         stop = threading.Event()
         given = options.pop("should_stop", lambda: False)
         events: queue.Queue[Event | BaseException | None] = queue.Queue()
@@ -150,6 +152,8 @@ class Router:
 
         from router.context import Context
 
+        self._check_open()
+
         s, parts = self.settings, self.parts
         asked = tuple(Query(q) if isinstance(q, str) else q for q in queries)
         if arm not in ARMS:
@@ -163,7 +167,7 @@ class Router:
             raise TaskError(
                 "Training needs demonstrations and the task has none; add some or use another arm."
             )
-        value = worth(prefer, worth_s) if prefer or worth_s else worth(s.prefer, s.worth_s or None)
+        value = s.worth if prefer is None and worth_s is None else worth(prefer, worth_s)
         repeats = s.expected_repeats if expected_repeats is None else expected_repeats
         request = Request(
             uuid.uuid4().hex,
@@ -226,15 +230,21 @@ class Router:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def close(self) -> None:
-        """Finish what is queued, remember this machine's speeds, free the model."""
+        """Finish what is queued, remember this machine's speeds, free the model; a second time does nothing."""
         from router.bootstrap import save_costs
 
+        if self._loop.is_closed():
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=60)
         self._loop.close()
         self.parts.engine.close()
-        save_costs(self.parts)
         self.parts.store.close()
+        save_costs(self.parts)
+
+    def _check_open(self) -> None:
+        if self._loop.is_closed():
+            raise RouterError("This router is closed; open a new one with Router.open().")
 
     def __enter__(self) -> Router:
         return self

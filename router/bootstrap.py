@@ -14,7 +14,6 @@ from policies.cost import CostModel
 from policies.errors import PolicyError
 from policies.rule import Rule
 from policies.types import Policy
-from policies.utility import worth
 from router.errors import check_packages
 from router.settings import Settings
 from store import Store
@@ -58,7 +57,7 @@ def open_parts(
         StoreError, ModelError: what can't be opened, why, and what helps.
     """
     check_packages()
-    worth(settings.prefer, settings.worth_s or None)
+    _ = settings.worth  # a preference or recipe that there is none of should not wait for the model
     recipe(settings.recipe)
     for name, value in PROCESS_ENVIRONMENT.items():
         os.environ.setdefault(name, value)

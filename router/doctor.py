@@ -65,7 +65,7 @@ def diagnose(settings: Settings) -> list[Check]:
     checks += _folders(settings)
     checks.append(_database(settings))
     if hardware is not None:
-        checks += _model(settings, hardware, flops)
+        checks += model_checks(settings, hardware, flops)
     return checks
 
 
@@ -143,7 +143,8 @@ def _database(settings: Settings) -> Check:
     return Check("database", f"readable, {'has' if latest else 'without'} episodes, {where}")
 
 
-def _model(settings: Settings, hardware: Hardware, flops: float) -> list[Check]:
+def model_checks(settings: Settings, hardware: Hardware, flops: float) -> list[Check]:
+    """What the model is, whether it fits in the free memory, and how long it takes at `flops` FLOP/s."""
     from ttt.errors import ModelError
     from ttt.model import list_models, model_info
     from ttt.model_files import gib

@@ -21,7 +21,7 @@ from router.state import AdapterRef, State
 from store import AdapterKey, AdapterRow, Lease, TaskRow
 from store.errors import AdapterDamaged
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
-from ttt.errors import AdapterError, Cancelled, TrainingFailed
+from ttt.errors import AdapterError, Cancelled, ContextOverflow, TrainingFailed
 from ttt.icl import answer as answer_queries
 from ttt.icl import consistency, judge, leave_one_out
 from ttt.measure import task_size
@@ -63,7 +63,7 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """An adapter for exactly this task, or else one of a subset of its demonstrations, checked on the rest."""
     request, started = state["request"], time.perf_counter()
     adapters, notes = runtime.context.store.adapters, []
-    hit = candidate = None
+    hit = candidate = row = None
     steps = []
     if request.arm in ("auto", "ttt") and state["task"].demonstrations:
         row = adapters.find(_key(state, runtime.context))
@@ -78,6 +78,7 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             candidate, more = await _subset_candidate(state, runtime)
             steps += more
     update: dict[str, Any] = {"hit": hit, "candidate": candidate, "steps": steps, "notes": notes}
+    update["known_since"] = row.created_at if row is not None else 0.0
     if hit is not None:
         update |= {"arm": f"reuse:{hit.content_hash[:12]}", "adapter": hit.content_hash}
     return update
@@ -101,7 +102,9 @@ async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             f"The prompt shows {result.n_shown} of {len(task.demonstrations)} demonstrations, the same random choice "
             "for every query: more do not fit the model's context. Training uses all of them."
         )
-    context.costs.observe("prefill", result.prompt_tokens + result.new_tokens, seconds)
+    context.costs.observe("prefill", result.prompt_tokens + result.question_tokens, result.prefill_s)
+    if result.decode_steps:
+        context.costs.observe("decode", result.decode_steps, result.decode_s)
     runtime.stream_writer(events.ICLDone(answered(result), seconds))
     signals = measured.cheap_signals(
         task, state["size"], len(request.queries), request.expected_repeats, result
@@ -122,17 +125,26 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     result = state["icl"]
     assert result is not None
     first = context.policy.decide(measured.situation(state, context.costs, recipe))
-    if first.step == "answer" and first.arm == "icl":
-        step = Step("signals", 0.0, {"skipped": "Even the best that training could do would not pay here."})
-        return {"steps": [step]}
+    if first.step == "answer" and first.arm == "icl" and first.expected_gain is not None:
+        # A policy that estimates gains is optimistic about what is unmeasured; others only lack a figure.
+        return {"steps": [Step("signals", 0.0, {"skipped": first.reason})]}
     started = time.perf_counter()
-    loo = await leave_one_out(context.engine, task) if len(task.demonstrations) > 1 else None
+    loo, notes = None, []
+    if len(task.demonstrations) > 1:
+        try:
+            loo = await leave_one_out(context.engine, task)
+        except ContextOverflow as error:
+            notes.append(f"Leave-one-out was not measured: {error}")
     loo_s = time.perf_counter() - started
-    seen = await consistency(context.engine, task, queries, result, should_stop=context.should_stop)
+    complete = state["signals"] if loo is None else measured.with_leave_one_out(state["signals"], loo)
+    try:
+        seen = await consistency(context.engine, task, queries, result, should_stop=context.should_stop)
+    except Cancelled:
+        step = Step("signals", time.perf_counter() - started, {"leave_one_out_s": loo_s, "cancelled": True})
+        notes.append("Measuring was cancelled; the decision rests on fewer signals.")
+        return {"signals": complete, "steps": [step], "notes": notes}
     seconds = time.perf_counter() - started
-    complete = measured.with_consistency(state["signals"], seen)
-    if loo is not None:
-        complete = measured.with_leave_one_out(complete, loo)
+    complete = measured.with_consistency(complete, seen)
     runtime.stream_writer(events.SignalsReady(complete, seconds))
     detail = {
         "leave_one_out_s": loo_s,
@@ -140,7 +152,7 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         "views": list(seen.views),
         "sampled_queries": len(seen.queries),
     }
-    return {"signals": complete, "steps": [Step("signals", seconds, detail)]}
+    return {"signals": complete, "steps": [Step("signals", seconds, detail)], "notes": notes}
 
 
 async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
@@ -148,12 +160,10 @@ async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     context, request = runtime.context, state["request"]
     recipe = recipe_named(request.recipe)
     if "signals" not in state:  # training was asked for, nothing was measured
-        n = len(state["task"].demonstrations)
-        size = state["size"]
-        state = {
-            **state,
-            "signals": measured.unmeasured(n, len(request.queries), request.expected_repeats, size),
-        }
+        unmeasured = measured.unmeasured(
+            state["task"], state["size"], len(request.queries), request.expected_repeats
+        )
+        state = {**state, "signals": unmeasured}
     here = measured.situation(state, context.costs, recipe)
     forced = {"icl": "icl", "ttt": f"train:{recipe.name}", "zero-shot": "zero-shot"}.get(request.arm)
     decision = AlwaysArm(forced).decide(here) if forced else context.policy.decide(here)
@@ -185,7 +195,7 @@ async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         evidence = await cross_fit(
             context.engine, state["task"], PROBE, request.seed, emit, context.should_stop
         )
-    except TrainingFailed as error:
+    except (TrainingFailed, ContextOverflow) as error:
         seconds = time.perf_counter() - started
         runtime.stream_writer(events.FellBack(str(error)))
         step = Step("probe", seconds, {"failed": str(error)})
@@ -193,10 +203,16 @@ async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     context.costs.observe("train", evidence.tokens, evidence.train_s)
     complete = measured.with_probe(state["signals"], evidence)
-    step = Step(
-        "probe", seconds, {"recipe": PROBE.id, "tokens": evidence.tokens, "training_s": evidence.train_s}
-    )
-    return {"evidence": evidence, "signals": complete, "steps": [step]}
+    detail = {
+        "recipe": PROBE.id,
+        "tokens": evidence.tokens,
+        "training_s": evidence.train_s,
+        "correct_before": list(evidence.correct_before),
+        "correct_after": list(evidence.correct_after),
+        "logprob_before": list(evidence.logprob_before),
+        "logprob_after": list(evidence.logprob_after),
+    }
+    return {"evidence": evidence, "signals": complete, "steps": [Step("probe", seconds, detail)]}
 
 
 def after_probe(state: State) -> str:
@@ -207,26 +223,23 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Train the adapter and publish it, once however many ask for it at the same time."""
     context, request, started = runtime.context, state["request"], time.perf_counter()
     recipe, key = recipe_named(request.recipe), _key(state, context)
-    lease, row = await _lease_or_adapter(key, context)
-    if row is not None:  # somebody else trained it meanwhile
-        ref, notes = _verified(row, context)
-        if ref is not None:
-            step = Step(
-                "train", time.perf_counter() - started, {"waited_for": "the same training by another caller"}
-            )
-            return {"trained": ref, "report": None, "steps": [step], "notes": notes}
-        lease, _ = await _lease_or_adapter(key, context, ignore=row)
-    assert lease is not None
+    lease: Lease | None = None
     beat = time.monotonic()
 
     def emit(step: TrainStep) -> None:
         nonlocal beat
-        if time.monotonic() - beat > LEASE_S / 4:
+        if lease is not None and time.monotonic() - beat > LEASE_S / 4:
             context.store.leases.renew(lease)
             beat = time.monotonic()
         runtime.stream_writer(events.TrainingStep("train", step.step, step.of, step.loss))
 
     try:
+        lease, ref = await _lease_or_adapter(key, context, state["known_since"])
+        if ref is not None:  # somebody else trained it meanwhile
+            seconds, waited = time.perf_counter() - started, "the same training by another caller"
+            step = Step("train", seconds, {"waited_for": waited})
+            return {"trained": ref, "report": None, "steps": [step]}
+        beat = time.monotonic()
         with context.store.adapters.stage() as staged:
             asked = TrainRequest(state["task"], recipe, request.seed, staged, f"train-{key.hash[:16]}")
             report = await train_adapter(context.engine, asked, emit, context.should_stop)
@@ -246,7 +259,8 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             "report": None,
         }
     finally:
-        context.store.leases.release(lease)
+        if lease is not None:
+            context.store.leases.release(lease)
     seconds = time.perf_counter() - started
     context.costs.observe("train", report.tokens, report.seconds)
     detail = {
@@ -274,11 +288,14 @@ async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     evidence, trained = state.get("evidence"), state["trained"]
     assert trained is not None
     if evidence is None and len(state["task"].demonstrations) >= MIN_DEMONSTRATIONS:
-        seed = state["request"].seed
-        evidence = await cross_fit(
-            context.engine, state["task"], PROBE, seed, should_stop=context.should_stop
-        )
-    verdict = _verdict(evidence, state)
+        seed, stop = state["request"].seed, context.should_stop
+        try:
+            evidence = await cross_fit(context.engine, state["task"], PROBE, seed, should_stop=stop)
+            verdict = _verdict(evidence, state)
+        except (TrainingFailed, ContextOverflow) as error:
+            verdict = Verdict(False, f"There is no evidence to judge it by: {error}", 0)
+    else:
+        verdict = _verdict(evidence, state)
     row = context.store.adapters.find(_key(state, context))
     if row is not None:
         context.store.adapters.set_accepted(row, verdict.accept)
@@ -304,12 +321,18 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     if chosen is None:
         return {"answers": state["icl"], "adapter": ""}
     queries = state["request"].queries
-    name = f"adapter-{chosen.content_hash[:16]}"
-    await context.engine.attach(name, Path(chosen.folder))
-    attach_s = time.perf_counter() - started
-    result = await answer_queries(
-        context.engine, state["task"], queries, adapter=name, should_stop=context.should_stop
-    )
+    try:
+        async with context.engine.adapter(Path(chosen.folder)) as name:
+            attach_s = time.perf_counter() - started
+            result = await answer_queries(
+                context.engine, state["task"], queries, adapter=name, should_stop=context.should_stop
+            )
+    except Cancelled as error:
+        if state["icl"] is None:
+            raise
+        runtime.stream_writer(events.FellBack(str(error)))
+        step = Step("answer", time.perf_counter() - started, {"failed": str(error)})
+        return {"answers": state["icl"], "arm": "icl", "adapter": "", "fallback": str(error), "steps": [step]}
     step = Step(
         "answer", time.perf_counter() - started, {"adapter": chosen.content_hash[:12], "attach_s": attach_s}
     )
@@ -363,15 +386,14 @@ async def _subset_candidate(state: State, runtime: Runtime[Context]) -> tuple[Ad
     ref, notes = _verified(row, context)
     if ref is None:
         return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": notes[0]})]
-    name = f"adapter-{ref.content_hash[:16]}"
-    try:
-        await context.engine.attach(name, Path(ref.folder))
-    except AdapterError as error:
-        return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": str(error)})]
     known, unseen = _split(task.demonstrations, hashes, row.demonstration_hashes)
     part = replace(task, demonstrations=known)
-    base = await judge(context.engine, part, unseen, adapter=None)
-    tried = await judge(context.engine, part, unseen, adapter=name)
+    try:
+        async with context.engine.adapter(Path(ref.folder)) as name:
+            base = await judge(context.engine, part, unseen, adapter=None)
+            tried = await judge(context.engine, part, unseen, adapter=name)
+    except (AdapterError, ContextOverflow) as error:
+        return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": str(error)})]
     better = sum(tried.logprob) > sum(base.logprob) and sum(tried.correct) >= sum(base.correct)
     detail = {
         "adapter": ref.content_hash[:12],
@@ -393,18 +415,17 @@ def _split(
 
 
 async def _lease_or_adapter(
-    key: AdapterKey, context: Context, ignore: AdapterRow | None = None
-) -> tuple[Lease | None, AdapterRow | None]:
-    """The right to train this adapter, or the adapter itself once its present owner has published it."""
-    first = context.store.adapters.find(key) or ignore
+    key: AdapterKey, context: Context, since: float
+) -> tuple[Lease | None, AdapterRef | None]:
+    """The right to train this adapter, or one that somebody else has published after `since` (Unix time, s)."""
     while True:
         lease = context.store.leases.acquire(f"train:{key.hash}", context.owner, LEASE_S)
         row = context.store.adapters.find(key)
-        fresh = row is not None and (first is None or row.created_at > first.created_at)
-        if fresh:
+        ref = _verified(row, context)[0] if row is not None and row.created_at > since else None
+        if ref is not None:
             if lease is not None:
                 context.store.leases.release(lease)
-            return None, row
+            return None, ref
         if lease is not None:
             return lease, None
         if context.should_stop():

@@ -133,6 +133,6 @@ def _parse(key: str, value: Any, source: str) -> Any:
         value = str(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be a {kind.__name__}.")
-    if kind is float and not 0 <= value < math.inf:
+    if isinstance(value, float) and not 0 <= value < math.inf:
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be finite and at least 0.")
     return value

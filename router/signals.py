@@ -21,6 +21,15 @@ def cheap_signals(
 ) -> Signals:
     """Those that cost nothing beyond the ICL pass."""
     n_tokens = sum(a.n_tokens for a in result.answers)
+    return replace(
+        unmeasured(task, size, n_queries, expected_repeats),
+        query_logprob=mean(a.logprob_per_token for a in result.answers) if result.answers else None,
+        query_margin=sum(a.margin * a.n_tokens for a in result.answers) / n_tokens if n_tokens else None,
+    )
+
+
+def unmeasured(task: Task, size: TaskSize, n_queries: int, expected_repeats: float) -> Signals:
+    """What is known without asking the model, for a decision that was forced before anything was measured."""
     outputs = {d.output.strip() for d in task.demonstrations}
     return Signals(
         n_demonstrations=len(task.demonstrations),
@@ -29,14 +38,7 @@ def cheap_signals(
         prompt_tokens=size.prefix_tokens,
         answer_tokens=size.answer_tokens,
         label_set_size=len(outputs) / max(len(task.demonstrations), 1),
-        query_logprob=mean(a.logprob_per_token for a in result.answers) if result.answers else None,
-        query_margin=sum(a.margin * a.n_tokens for a in result.answers) / n_tokens if n_tokens else None,
     )
-
-
-def unmeasured(n_demonstrations: int, n_queries: int, expected_repeats: float, size: TaskSize) -> Signals:
-    """For a decision that was forced before anything was measured."""
-    return Signals(n_demonstrations, n_queries, expected_repeats, size.prefix_tokens, size.answer_tokens, 0.0)
 
 
 def with_consistency(signals: Signals, seen: Consistency) -> Signals:

@@ -50,6 +50,8 @@ class State(TypedDict, total=False):
     size: TaskSize
     hit: AdapterRef | None
     """An adapter for exactly this task."""
+    known_since: float
+    """When the adapter that look-up found but may not use was made, Unix time in s; 0 for none."""
     candidate: AdapterRef | None
     """An adapter of a subset of the demonstrations that passed its check on the others."""
     icl: ICLResult | None

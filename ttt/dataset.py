@@ -52,7 +52,7 @@ def sequences(task: Task, fmt: PromptFormat, recipe: Recipe, seed: int) -> Itera
         shown = dict(zip(view.order, view.demonstrations(task), strict=True))
         segments = [fmt.segment(shown[i]) for i in range(len(shown))]
         order = left_out + [i for i in view.order if i not in left_out]
-        chosen = list(select(segments, max(budget, len(segments[order[0]])), order))
+        chosen = list(select(segments, max(budget, len(segments[order[0]])), order))[: recipe.shots]
         left_out = [i for i in left_out if i not in chosen] or [i for i in order if i not in chosen]
         rng.shuffle(chosen)
         yield sequence(head, [segments[i] for i in chosen])

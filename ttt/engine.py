@@ -11,8 +11,9 @@ import asyncio
 import itertools
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_ATTACHED = 8
-"""Adapters kept attached for reuse; the least recently used goes first."""
+"""Saved adapters kept attached for reuse; the least recently used that nobody is using goes first."""
 
 
 class Priority(IntEnum):
@@ -57,6 +58,7 @@ class Engine:
         self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._count = itertools.count()
         self._attached: dict[str, None] = {}
+        self._in_use: dict[str, int] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="ttt-engine", daemon=True)
         self._thread.start()
@@ -86,22 +88,33 @@ class Engine:
         """Queue one slice and wait for its result."""
         return await asyncio.wrap_future(self.submit(slice_, priority))
 
-    async def attach(self, name: str, folder: Path) -> None:
-        """Make a saved adapter usable under `name`; nothing happens when it already is.
+    @asynccontextmanager
+    async def adapter(self, folder: Path) -> AsyncIterator[str]:
+        """Make a saved adapter usable, for as long as the block lasts, under the name that is yielded.
+
+        It stays attached afterwards, for the next time, until others push it out.
 
         Raises:
             AdapterError: the folder is no adapter for this model.
         """
-        await self.run(lambda bench: self._attach(bench, name, folder))
+        name = f"saved-{folder.name}"
+        self._in_use[name] = self._in_use.get(name, 0) + 1
+        try:
+            await self.run(lambda bench: self._attach(bench, name, folder))
+            yield name
+        finally:
+            self._in_use[name] -= 1
 
     def _attach(self, bench: Bench, name: str, folder: Path) -> None:
         if name not in bench.slots.names:
             bench.slots.load(name, folder)
         self._attached.pop(name, None)
         self._attached[name] = None
-        for old in list(self._attached)[:-MAX_ATTACHED]:
+        idle = [n for n in self._attached if not self._in_use.get(n)]
+        for old in idle[: max(0, len(self._attached) - MAX_ATTACHED)]:
             bench.slots.drop(old)
             del self._attached[old]
+            self._in_use.pop(old, None)
 
     async def base_hash(self) -> str:
         """SHA-256 over all base parameters and buffers, adapters left out."""

@@ -5,6 +5,7 @@ Works on a `TokenTree`; knows token ids and stop strings, nothing of tasks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -102,14 +103,19 @@ def decode(
     stopper: Stopper,
     max_new_tokens: int,
     should_stop: Callable[[], bool] = lambda: False,
+    step_seconds: list[float] | None = None,
 ) -> list[Generation]:
-    """Greedy continuations of `questions`, all below `parent`; finished rows leave the batch at once."""
+    """Greedy continuations of `questions`, all below `parent`; finished rows leave the batch at once.
+
+    `step_seconds` is given the seconds of each step; the first one reads the questions.
+    """
     rows = [_Row(tree.child(parent)) for _ in questions]
     steps = [Append(row.node, question, keep=1) for row, question in zip(rows, questions, strict=True)]
     live = rows
     for _ in range(max_new_tokens):
         if not live or should_stop():
             break
+        started = time.perf_counter()
         logits = torch.stack([rows_[-1] for rows_ in tree.append(steps)])  # (live, vocabulary)
         top = torch.log_softmax(logits, dim=-1).topk(2, dim=-1)
         for row, best, pair in zip(live, top.indices[:, 0].tolist(), top.values.tolist(), strict=True):
@@ -117,6 +123,8 @@ def decode(
             row.logprob += pair[0]
             row.margin += pair[0] - pair[1]
             row.text, row.finished = stopper.cut(row.ids)
+        if step_seconds is not None:
+            step_seconds.append(time.perf_counter() - started)
         live = [row for row in live if not row.finished]
         steps = [Append(row.node, row.ids[-1:], keep=1) for row in live]
     return [row.result() for row in rows]

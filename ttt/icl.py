@@ -7,6 +7,7 @@ demonstration-only measurements that rest on it: consistency across views, and l
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,10 +46,16 @@ class ICLResult:
     answers: tuple[Answer, ...]
     prompt_tokens: int
     """Of the shared prefix."""
-    new_tokens: int
-    """Question and answer tokens over all queries."""
     n_shown: int
     """Demonstrations in the prompt; fewer than the task has where the context is too short."""
+    question_tokens: int
+    """Of all queries together."""
+    prefill_s: float
+    """Seconds of reading the prefix and the questions."""
+    decode_s: float
+    """Seconds of the decoding steps."""
+    decode_steps: int
+    """Each step serves a batch of queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +129,28 @@ async def answer(
     by_length = sorted(range(len(queries)), key=lambda i: len(questions[i]))
     budget = fmt.max_new_tokens(task)
     results: dict[int, Answer] = {}
+    reading: list[float] = []
+    steps: list[float] = []
 
     def start(bench: Bench) -> _Prefix:
+        started = time.perf_counter()
         with bench.slots.active(adapter):
-            return _Prefix(bench, fmt, [*fmt.head(), *prefix])
+            begun = _Prefix(bench, fmt, [*fmt.head(), *prefix])
+        reading.append(time.perf_counter() - started)
+        return begun
 
     tree = await engine.run(start, priority)
 
     def batch(bench: Bench, chosen: Sequence[int]) -> None:
         from ttt.generate import decode
 
+        asked = [questions[i] for i in chosen]
+        seconds: list[float] = []
         with bench.slots.active(adapter):
-            rows = decode(
-                tree.tree, tree.node, [questions[i] for i in chosen], tree.stopper, budget, should_stop
-            )
+            rows = decode(tree.tree, tree.node, asked, tree.stopper, budget, should_stop, seconds)
             tree.tree.rewind(tree.mark)
+        reading.extend(seconds[:1])
+        steps.extend(seconds[1:])
         for i, row in zip(chosen, rows, strict=True):
             text = view.invert(fmt.parse(row.text))
             results[i] = Answer(text, row.logprob, row.n_tokens, row.margin, row.finished)
@@ -146,8 +160,9 @@ async def answer(
         await engine.run(partial(batch, chosen=chosen), priority)
         if should_stop():
             raise Cancelled("Answering was cancelled before all queries were done; ask again.")
-    new = sum(len(questions[i]) + results[i].n_tokens for i in results)
-    return ICLResult(tuple(results[i] for i in range(len(queries))), len(prefix), new, len(shown))
+    answers = tuple(results[i] for i in range(len(queries)))
+    asked_tokens = sum(map(len, questions))
+    return ICLResult(answers, len(prefix), len(shown), asked_tokens, sum(reading), sum(steps), len(steps))
 
 
 async def consistency(

@@ -30,13 +30,18 @@ class TaskSize:
 
     def train_tokens(self, recipe: Recipe) -> int:
         """Tokens that a training runs over, over all steps."""
-        return recipe.steps * recipe.batch * min(self.prefix_tokens, recipe.sequence_tokens)
+        return _tokens(recipe, self.n_demonstrations, self.prefix_tokens)
 
     def probe_tokens(self, recipe: Recipe) -> int:
         """Tokens that both halves of the cross-fitted probe train on; 0 where it is not feasible."""
         if self.n_demonstrations < MIN_DEMONSTRATIONS:
             return 0
-        return 2 * recipe.steps * recipe.batch * min(self.prefix_tokens // 2, recipe.sequence_tokens)
+        return 2 * _tokens(recipe, self.n_demonstrations // 2, self.prefix_tokens // 2)
+
+
+def _tokens(recipe: Recipe, n_demonstrations: int, prefix_tokens: int) -> int:
+    share = min(1.0, recipe.shots / max(n_demonstrations, 1))
+    return recipe.steps * recipe.batch * min(round(prefix_tokens * share), recipe.sequence_tokens)
 
 
 def task_size(engine: Engine, task: Task, queries: Sequence[Query]) -> TaskSize:

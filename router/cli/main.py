@@ -20,7 +20,7 @@ from router.cli import models
 from router.cli.episodes import explain, feedback, history
 from router.cli.evaluate import evaluate
 from router.cli.options import DataDir, Device, Dtype, Model, settings_of
-from router.cli.progress import Reporter, ctrl_c
+from router.cli.progress import Reporter
 from router.cli.solve import solve
 from router.errors import check_packages, exit_code
 
@@ -101,12 +101,9 @@ def demo(
     Example:
       ttt-router demo --out /tmp/demo
     """
-    from router.demo import run_demo
+    from router.demo import show_demo
 
-    with ctrl_c("Ctrl-C: the demo ends here."):
-        run_demo(
-            settings_of(model=model, device=device, dtype=dtype), out, lambda line: print(line, flush=True)
-        )
+    show_demo(settings_of(model=model, device=device, dtype=dtype), out)
 
 
 @app.command("doctor")

@@ -18,7 +18,7 @@ from router.cli.render import event_line
 from router.events import Event, TrainingStep
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 PLAIN_INTERVAL_S = 5.0
 """Least time between two plain lines about training steps."""
@@ -34,27 +34,18 @@ class Reporter:
         """
         self._live = sys.stderr.isatty() if live is None else live
         self._progress: Progress | None = None
-        self._task: TaskID | None = None
         self._last_line_s = -PLAIN_INTERVAL_S
         self._prefix = ""
 
     def __enter__(self) -> Reporter:
         if self._live:
             from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                SpinnerColumn,
-                TextColumn,
-                TimeElapsedColumn,
-            )
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
             columns = (
                 SpinnerColumn(),
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
-                MofNCompleteColumn(),
                 TimeElapsedColumn(),
             )
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
@@ -90,6 +81,7 @@ class Reporter:
             self.step(event)
         elif text := event_line(event):
             self.keep(text)
+            self._status("Working", None, 0)
 
     def step(self, event: Event) -> None:
         """Show one event of an answer as passing."""
@@ -106,13 +98,16 @@ class Reporter:
             self._last_line_s = now
 
     def _status(self, text: str, total: int | None, done: int) -> None:
+        """Show `text` on the live line, with a bar where there is a `total`; each kind of work has its clock."""
         if self._progress is None:
             return
-        text = self._prefix + text
-        if self._task is None:
-            self._task = self._progress.add_task(text, total=total, completed=done)
-        else:
-            self._progress.update(self._task, description=text, total=total, completed=done)
+        shown = self._progress.tasks[0] if self._progress.tasks else None
+        if shown is not None and total is not None and shown.total == total and shown.completed < done:
+            self._progress.update(shown.id, description=self._prefix + text, completed=done)
+            return
+        if shown is not None:
+            self._progress.remove_task(shown.id)
+        self._progress.add_task(self._prefix + text, total=total, completed=done)
 
     def _print(self, text: str) -> None:
         print(self._prefix + text, file=sys.stderr, flush=True)

@@ -93,7 +93,7 @@ def event_line(event: events.Event) -> str:
             return f"An adapter trained for exactly this task is there ({event.adapter[:12]}); it answers."
         case events.ICLDone():
             n = len(event.answers)
-            return f"In-context learning answered {counted(n, 'query')} in {duration(event.seconds)}."
+            return f"{counted(n, 'query')} answered without training in {duration(event.seconds)}."
         case events.SignalsReady():
             return f"Signals measured in {duration(event.seconds)}."
         case events.Decided():
@@ -147,7 +147,7 @@ def receipt_lines(receipt: Receipt, width: int) -> list[str]:
         lines += field("note", note, width)
     lines += field("episode", f"{short} (ttt-router explain {short})", width)
     say = f"ttt-router feedback {short} --right | --wrong | --answer TEXT{which}"
-    return lines + field("feedback", say, width)
+    return [*lines, f"  {'feedback':<{LABEL_WIDTH}}{say}"]  # not wrapped: to be copied
 
 
 def field(name: str, text: str, width: int, label: int = LABEL_WIDTH) -> list[str]:

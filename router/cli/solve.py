@@ -24,7 +24,7 @@ from router.cli.options import (
     settings_of,
 )
 from router.cli.progress import Reporter, ctrl_c
-from router.cli.render import answer_line, counted, percent, receipt_lines
+from router.cli.render import answer_line, counted, field, percent, receipt_lines
 from router.receipt import Receipt
 from ttt.errors import Cancelled, FormatError, TaskError
 from ttt.formats import TaskFile, read_demonstrations, read_queries, read_task
@@ -183,20 +183,19 @@ def _show(receipt: Receipt, asked: TaskFile, as_json: bool) -> None:
         for text in receipt.texts:
             print(answer_line(text))
     sys.stdout.flush()
-    lines = ["", *receipt_lines(receipt, shutil.get_terminal_size().columns)]
-    if (known := _accuracy(receipt, asked)) is not None:
-        lines.append(known)
+    width = shutil.get_terminal_size().columns
+    lines = ["", *receipt_lines(receipt, width), *field("accuracy", _accuracy(receipt, asked), width)]
     print("\n".join(lines), file=sys.stderr)
 
 
-def _accuracy(receipt: Receipt, asked: TaskFile) -> str | None:
-    """How many answers equal the file's gold ones; None where it has none."""
+def _accuracy(receipt: Receipt, asked: TaskFile) -> str:
+    """How many answers equal the file's gold ones; empty where it has none."""
     from router.metrics import exact
 
     judged = [
         exact(text, gold) for text, gold in zip(receipt.texts, asked.answers, strict=True) if gold is not None
     ]
     if not judged:
-        return None
+        return ""
     share = percent(sum(judged) / len(judged))
-    return f"  accuracy  {share}: {sum(judged)} of {counted(len(judged), 'known answer')} matched"
+    return f"{share}: {sum(judged)} of {counted(len(judged), 'known answer')} matched"

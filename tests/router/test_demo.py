@@ -81,7 +81,6 @@ def test_show_demo_prints_table_totals_and_progress_and_writes_figures_and_pictu
     ):
         assert text in shown.out
     assert "[1/2] shift" in shown.err and "[2/2] lottery" in shown.err and "Decision: " in shown.err
-    assert "In-context learning answered 3 queries" in shown.err
     assert LAST_STEP in shown.err
 
     data = json.loads((tmp_path / "out" / "demo.json").read_text())

@@ -18,7 +18,7 @@ from ttt.task import Demonstration, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-WIDE = Recipe("wide", sequence_tokens=4000)
+WIDE = Recipe("wide", shots=100, sequence_tokens=4000)
 CELLS = Task(tuple(Demonstration(f"0 0 {i}", f"{i} 0 0") for i in range(1, 6)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -106,16 +107,33 @@ async def test_the_adapter_used_longest_ago_goes_first(
     llama_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "MAX_ATTACHED", 2)
-    folder = tmp_path / "adapter"
-    await train_adapter(llama_engine, TrainRequest(letters_task(3), SMALL, 0, folder, "made"))
-    for name in ("a", "b", "a", "c"):
-        await llama_engine.attach(name, folder)
-    assert set(await llama_engine.run(lambda bench: bench.slots.names)) == {"a", "c"}
+    await train_adapter(llama_engine, TrainRequest(letters_task(3), SMALL, 0, tmp_path / "a", "made"))
+    for name in "bc":
+        shutil.copytree(tmp_path / "a", tmp_path / name)
+    for name in "abac":
+        async with llama_engine.adapter(tmp_path / name):
+            pass
+    assert set(await llama_engine.run(lambda bench: bench.slots.names)) == {"saved-a", "saved-c"}
+
+
+async def test_an_adapter_in_use_stays_however_many_others_come(
+    llama_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "MAX_ATTACHED", 1)
+    await train_adapter(llama_engine, TrainRequest(letters_task(3), SMALL, 0, tmp_path / "a", "made"))
+    for name in "bc":
+        shutil.copytree(tmp_path / "a", tmp_path / name)
+    async with llama_engine.adapter(tmp_path / "a"):
+        for name in "bc":
+            async with llama_engine.adapter(tmp_path / name):
+                pass
+        assert "saved-a" in await llama_engine.run(lambda bench: bench.slots.names)
 
 
 async def test_a_folder_that_is_no_adapter_is_refused(llama_engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="adapter_config.json.*train it again"):
-        await llama_engine.attach("a", tmp_path)
+        async with llama_engine.adapter(tmp_path):
+            pass
     assert await llama_engine.run(lambda bench: bench.slots.names) == ()
 
 

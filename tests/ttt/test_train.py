@@ -103,8 +103,8 @@ async def test_the_saved_adapter_is_a_plain_peft_one(
     base = await logits(engine)
     await train_adapter(engine, request(tmp_path / "adapter"), keep=True)
     kept = await logits(engine, "a")
-    await engine.attach("b", tmp_path / "adapter")
-    attached = await logits(engine, "b")
+    async with engine.adapter(tmp_path / "adapter") as name:
+        attached = await logits(engine, name)
     plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     peft = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
     with torch.inference_mode():

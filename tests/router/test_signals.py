@@ -1,0 +1,127 @@
+"""Measurements become the documented signals; what was not measured stays None, never zero."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import mean, stdev
+
+import pytest
+from scipy.stats import t as student
+
+from policies.cost import CostModel, Sizes
+from policies.types import Signals
+from router.signals import (
+    cheap_signals,
+    expected_costs,
+    situation,
+    unmeasured,
+    with_consistency,
+    with_leave_one_out,
+    with_probe,
+)
+from router.state import AdapterRef, Request, State
+from tests.router.conftest import OTHER, QUICK, ok_task
+from ttt.crossfit import CrossFitResult
+from ttt.icl import BATCH, Answer, Consistency, ICLResult, Judged
+from ttt.measure import TaskSize
+from ttt.recipes import PROBE
+from ttt.task import Demonstration, Query, Task
+from ttt.vote import vote
+
+TASK = Task(tuple(Demonstration(str(i), out) for i, out in enumerate(("a", "b", " a", "a "))))
+SIZE = TaskSize("qa1", 4, 100, 60, 1.5, 3)
+ICL = ICLResult((Answer("a", -2.0, 4, 0.5, True), Answer("b", -3.0, 1, 1.5, True)), 100, 65, 4)
+
+
+def cheap() -> Signals:
+    return cheap_signals(TASK, SIZE, 2, 10.0, ICL)
+
+
+def test_signals_of_the_icl_pass() -> None:
+    got = cheap()
+    assert (got.n_demonstrations, got.n_queries, got.expected_repeats) == (4, 2, 10)
+    assert (got.prompt_tokens, got.answer_tokens, got.label_set_size) == (100, 1.5, 0.5)
+    assert got.query_logprob == pytest.approx((-0.5 - 3.0) / 2), "per token, then over queries"
+    assert got.query_margin == pytest.approx((4 * 0.5 + 1.5) / 5), "over tokens"
+
+
+def test_what_was_not_measured_is_none() -> None:
+    before = unmeasured(TASK, SIZE, 2, 10.0)
+    assert before.label_set_size == 0.5
+    known = {"n_demonstrations", "n_queries", "expected_repeats", "prompt_tokens", "answer_tokens"}
+    filled = {name for name, value in before.as_dict().items() if value is not None}
+    assert filled == known | {"label_set_size"}
+    filled = {name for name, value in cheap().as_dict().items() if value is not None}
+    assert filled == known | {"label_set_size", "query_logprob", "query_margin"}
+
+
+def test_no_demonstrations_have_an_empty_label_set() -> None:
+    assert unmeasured(Task(), replace(SIZE, n_demonstrations=0), 1, 0.0).label_set_size == 0.0
+
+
+def test_signals_of_the_augmented_views_are_means_over_queries() -> None:
+    agreeing, split = vote(["a", "a", "a"], [-1.0] * 3), vote(["a", "b", "c"], [-1.0] * 3)
+    got = with_consistency(cheap(), Consistency((0, 1), ("order", "order"), (agreeing, split)))
+    assert agreeing.agreement == 1 and split.agreement == 0 and split.entropy > agreeing.entropy == 0
+    assert got.agreement == 0.5 and got.answer_entropy == pytest.approx(split.entropy / 2)
+
+
+def test_signals_of_leave_one_out_are_means_over_demonstrations() -> None:
+    got = with_leave_one_out(cheap(), Judged((True, False, False, False), (-1.0, -2.0, -3.0, -4.0)))
+    assert got.loo_accuracy == 0.25 and got.loo_logprob == -2.5
+
+
+def test_the_bound_of_the_probe_is_the_paired_one_sided_t_bound() -> None:
+    before, after = (-3.0, -2.0, -4.0, -1.0), (-1.0, -1.5, -2.0, -1.2)
+    evidence = CrossFitResult((False, True, False, True), (True,) * 4, before, after, 100, 1.0)
+    got = with_probe(cheap(), evidence)
+    changes = [b - a for a, b in zip(before, after, strict=True)]
+    low, _ = student.interval(0.80, 3, loc=mean(changes), scale=stdev(changes) / 2)
+    assert got.probe_logprob_gain_low == pytest.approx(low), "90 % one-sided is 80 % two-sided"
+    assert (got.probe_accuracy_before, got.probe_accuracy_after) == (0.5, 1.0)
+    assert (got.probe_logprob_before, got.probe_logprob_after) == (mean(before), mean(after))
+    assert got.probed and got.loo_accuracy is None
+
+
+def test_expected_costs_are_those_of_the_sizes_in_tokens() -> None:
+    costs = CostModel.guess(10**8)
+    n_queries = BATCH + 1
+    got = expected_costs(costs, SIZE, n_queries, QUICK)
+    sizes = Sizes(4, 100, 60, 2 * 3, SIZE.probe_tokens(PROBE), SIZE.train_tokens(QUICK))
+    assert got == costs.costs(sizes)
+    assert got.train_s > expected_costs(costs, SIZE, n_queries, OTHER).train_s, "more steps cost more"
+    assert expected_costs(costs, SIZE, 1, QUICK).answer_s < got.answer_s
+
+
+def state(n: int, **more: object) -> State:
+    task = ok_task(n) if n else Task()
+    request = Request("e", task, (Query("q"),), "auto", 30.0, 0.0, "quick", 0)
+    size = replace(SIZE, n_demonstrations=n)
+    filled = State(request=request, task=task, size=size, signals=unmeasured(task, size, 1, 0.0))
+    filled.update(more)  # type: ignore[typeddict-item]
+    return filled
+
+
+@pytest.mark.parametrize(
+    ("n", "feasible", "probe"),
+    [
+        (0, ("zero-shot",), False),
+        (1, ("icl", "train:quick"), False),
+        (3, ("icl", "train:quick"), False),
+        (4, ("icl", "train:quick"), True),
+    ],
+)
+def test_what_is_feasible_hangs_on_the_demonstrations(n: int, feasible: tuple[str, ...], probe: bool) -> None:
+    got = situation(state(n), CostModel.guess(10**6), QUICK)
+    assert got.feasible == feasible and got.probe_feasible is probe and got.worth_s == 30.0
+
+
+def test_a_checked_candidate_makes_reuse_feasible() -> None:
+    candidate = AdapterRef("0123456789abcdef" * 4, "/folder", "quick-1", True)
+    got = situation(state(5, candidate=candidate), CostModel.guess(10**6), QUICK)
+    assert got.feasible == ("icl", "reuse:0123456789ab", "train:quick")
+
+
+def test_a_probe_is_made_once() -> None:
+    evidence = CrossFitResult((True,) * 4, (True,) * 4, (-1.0,) * 4, (-1.0,) * 4, 1, 1.0)
+    assert not situation(state(5, evidence=evidence), CostModel.guess(10**6), QUICK).probe_feasible
