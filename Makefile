@@ -17,7 +17,7 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 
 quick: .venv/.dev
-	$(BIN)/pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-slow: .venv/.dev
 	$(BIN)/pytest -q -m slow

@@ -16,7 +16,7 @@ from router.receipt import Receipt
 from ttt.recipes import RECIPES, Recipe
 from ttt.task import Demonstration, Task
 
-QUICK = Recipe("quick", rank=4, alpha=8, learning_rate=5e-2, steps=20, sequence_tokens=256)
+QUICK = Recipe("quick", rank=4, alpha=8, learning_rate=5e-2, steps=12, sequence_tokens=256)
 """Moves a tiny model so far that it answers otherwise."""
 OTHER = Recipe("other", rank=4, alpha=8, learning_rate=5e-2, steps=4, sequence_tokens=256)
 WILD = Recipe("wild", rank=4, alpha=8, learning_rate=1e30, steps=6, sequence_tokens=256)

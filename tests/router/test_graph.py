@@ -78,7 +78,7 @@ def test_training_asked_for_trains_without_icl_signals_probe_or_guard(open_route
     assert got.arm == "train:quick" and got.adapter and got.icl_answers == ()
     assert step_names(got) == ["look-up", "train", "answer"]
     steps = [e for e in events if isinstance(e, TrainingStep)]
-    assert [s.step for s in steps] == list(range(1, 21)) and {s.of for s in steps} == {20}
+    assert [s.step for s in steps] == list(range(1, 13)) and {s.of for s in steps} == {12}
     assert got.signals["label_set_size"] == pytest.approx(1 / 6) and got.signals["query_logprob"] is None
 
 

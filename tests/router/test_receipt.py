@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 
@@ -37,7 +39,13 @@ def test_a_receipt_is_equal_after_json() -> None:
 
 def test_real_receipts_are_equal_after_json_and_from_the_store(open_router: OpenRouter) -> None:
     agent = open_router(policy=TRUSTING)
-    asked = [{}, {}, {"arm": "icl"}, {"arm": "zero-shot"}, {"arm": "ttt", "seed": 2, "recipe": "other"}]
+    asked: list[dict[str, Any]] = [
+        {},
+        {},
+        {"arm": "icl"},
+        {"arm": "zero-shot"},
+        {"arm": "ttt", "seed": 2, "recipe": "other"},
+    ]
     receipts = [agent.ask(TASK, QUERIES, **options) for options in asked]
     receipts += [open_router().ask(TASK, QUERIES, worth_s=w, seed=3) for w in (POOR, RICH)]
     assert {r.arm.split(":")[0] for r in receipts} == {"train", "reuse", "icl", "zero-shot"}
@@ -54,8 +62,6 @@ def test_seconds_are_the_sum_of_the_steps_and_step_gives_the_last_of_a_name() ->
 
 def test_the_steps_of_an_answer_account_for_its_wall_time(open_router: OpenRouter) -> None:
     """Nothing that takes time is left out: at most the graph's own overhead, far below a training."""
-    import time
-
     agent = open_router()
     started = time.perf_counter()
     receipt = agent.ask(TASK, QUERIES, arm="ttt")

@@ -30,7 +30,15 @@ from ttt.vote import vote
 
 TASK = Task(tuple(Demonstration(str(i), out) for i, out in enumerate(("a", "b", " a", "a "))))
 SIZE = TaskSize("qa1", 4, 100, 60, 1.5, 3)
-ICL = ICLResult((Answer("a", -2.0, 4, 0.5, True), Answer("b", -3.0, 1, 1.5, True)), 100, 65, 4)
+ICL = ICLResult(
+    (Answer("a", -2.0, 4, 0.5, True), Answer("b", -3.0, 1, 1.5, True)),
+    prompt_tokens=100,
+    n_shown=4,
+    question_tokens=60,
+    prefill_s=0.1,
+    decode_s=0.1,
+    decode_steps=4,
+)
 
 
 def cheap() -> Signals:
