@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from policies.utility import worth
 from router.errors import RouterError
 from router.events import Done, Event
-from router.feedback import outcome_rows
+from router.feedback import attach_outcomes
 from router.receipt import Receipt
 from router.settings import Settings, changed, read_settings
 from router.state import Arm, Request
@@ -206,8 +206,8 @@ class Router:
             RouterError: neither or both of `right` and `answer`, or no such query.
         """
         episodes = self.parts.store.episodes
-        rows = outcome_rows(episodes.get(episode_id), right=right, answer=answer, query=query, source=source)
-        return sum(episodes.add_outcome(row) for row in rows)
+        _, new = attach_outcomes(episodes, episode_id, right=right, answer=answer, query=query, source=source)
+        return new
 
     async def afeedback(self, episode_id: str, **options: Any) -> int:
         """`feedback` for asynchronous callers."""

@@ -8,23 +8,30 @@ from typing import Any
 from router.errors import RouterError
 from router.metrics import exact
 from router.receipt import Receipt
-from store import EpisodeRow, OutcomeRow
+from store import Episodes, OutcomeRow
 
 
-def outcome_rows(
-    episode: EpisodeRow,
+def attach_outcomes(
+    episodes: Episodes,
+    episode_id: str,
     *,
     right: bool | None,
     answer: str | None,
     query: int | None,
     source: Any,
-) -> list[OutcomeRow]:
-    """Outcomes for one query, or for all of them when `query` is None and `right` is given.
+) -> tuple[list[OutcomeRow], int]:
+    """Store outcomes for one query, or for all of them when `query` is None and `right` is given.
+
+    Returns:
+        What was said as rows, and how many of them are new: saying again what was said last adds none.
 
     Raises:
+        NotFound: no such episode.
         RouterError: neither or both of `right` and `answer`; no such query; an `answer` without saying to
             which of several queries.
     """
+    episode = episodes.get(episode_id)
+    known = episodes.outcomes(episode.episode_id)
     receipt = Receipt.from_dict(episode.receipt)
     if (right is None) == (answer is None):
         raise RouterError(
@@ -42,6 +49,8 @@ def outcome_rows(
     for i in indices:
         value = float(right) if right is not None else float(exact(receipt.answers[i].text, answer or ""))
         said = hashlib.sha256(f"{value}\n{answer or ''}".encode()).hexdigest()[:16]
-        key = f"{episode.episode_id}:{source}:{i}:{said}"
+        earlier = [o for o in known if o.source == source and o.query_index == i]
+        changed = not earlier or (earlier[-1].value, earlier[-1].answer) != (value, answer)
+        key = f"{episode.episode_id}:{source}:{i}:{len(earlier) - (not changed)}:{said}"
         rows.append(OutcomeRow(episode.episode_id, source, value, key, i, answer))
-    return rows
+    return rows, sum(episodes.add_outcome(row) for row in rows)

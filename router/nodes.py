@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,25 +15,30 @@ from router import signals as measured
 from router.context import Context
 from router.episodes import answered, episode_of, receipt_of
 from router.receipt import Step
-from router.state import AdapterRef, State
-from store import AdapterKey, AdapterRow, Lease, TaskRow
-from store.errors import AdapterDamaged
+from router.reuse import (
+    LEASE_S,
+    adapter_key,
+    demonstration_hashes,
+    lease_or_adapter,
+    reference,
+    subset_candidate,
+    verified,
+)
+from router.state import State
+from store import Lease, TaskRow
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
-from ttt.errors import AdapterError, Cancelled, ContextOverflow, TrainingFailed
+from ttt.errors import Cancelled, ContextOverflow, TrainingFailed
 from ttt.icl import answer as answer_queries
-from ttt.icl import consistency, judge, leave_one_out
+from ttt.icl import consistency, leave_one_out
 from ttt.measure import task_size
 from ttt.recipes import PROBE
 from ttt.recipes import recipe as recipe_named
-from ttt.task import Demonstration, Task, clean_task, fingerprint
+from ttt.task import clean_task, fingerprint
 from ttt.train import TrainRequest, TrainStep, train_adapter
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
 
-LEASE_S = 30.0
-"""A training owner that has not been heard of for so long has lost its right."""
-POLL_S = 0.25
 SMOOTHED_STEPS = 3
 """Losses averaged at either end of a training, for the guard."""
 
@@ -63,22 +66,21 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """An adapter for exactly this task, or else one of a subset of its demonstrations, checked on the rest."""
     request, started = state["request"], time.perf_counter()
     adapters, notes = runtime.context.store.adapters, []
-    hit = candidate = row = None
+    hit = candidate = None
     steps = []
     if request.arm in ("auto", "ttt") and state["task"].demonstrations:
-        row = adapters.find(_key(state, runtime.context))
+        row = adapters.find(adapter_key(state, runtime.context))
         if row is not None and (row.accepted or request.arm == "ttt"):
-            hit, note = _verified(row, runtime.context)
+            hit, note = verified(row, runtime.context)
             notes += note
             if hit is not None:
                 adapters.touch(row)
                 runtime.stream_writer(events.CacheHit(hit.content_hash))
         steps.append(Step("look-up", time.perf_counter() - started, {"hit": hit is not None}))
         if hit is None and request.arm == "auto":
-            candidate, more = await _subset_candidate(state, runtime)
+            candidate, more = await subset_candidate(state, runtime.context)
             steps += more
     update: dict[str, Any] = {"hit": hit, "candidate": candidate, "steps": steps, "notes": notes}
-    update["known_since"] = row.created_at if row is not None else 0.0
     if hit is not None:
         update |= {"arm": f"reuse:{hit.content_hash[:12]}", "adapter": hit.content_hash}
     return update
@@ -222,7 +224,7 @@ def after_probe(state: State) -> str:
 async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Train the adapter and publish it, once however many ask for it at the same time."""
     context, request, started = runtime.context, state["request"], time.perf_counter()
-    recipe, key = recipe_named(request.recipe), _key(state, context)
+    recipe, key = recipe_named(request.recipe), adapter_key(state, context)
     lease: Lease | None = None
     beat = time.monotonic()
 
@@ -234,17 +236,17 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         runtime.stream_writer(events.TrainingStep("train", step.step, step.of, step.loss))
 
     try:
-        lease, ref = await _lease_or_adapter(key, context, state["known_since"])
-        if ref is not None:  # somebody else trained it meanwhile
-            seconds, waited = time.perf_counter() - started, "the same training by another caller"
-            step = Step("train", seconds, {"waited_for": waited})
-            return {"trained": ref, "report": None, "steps": [step]}
+        lease, ref = await lease_or_adapter(key, context)
+        if ref is not None:
+            found = "an adapter of this task, recipe and seed: another caller's, or an earlier one"
+            step = Step("train", time.perf_counter() - started, {"found": found})
+            return {"trained": ref, "steps": [step]}
         beat = time.monotonic()
         with context.store.adapters.stage() as staged:
             asked = TrainRequest(state["task"], recipe, request.seed, staged, f"train-{key.hash[:16]}")
             report = await train_adapter(context.engine, asked, emit, context.should_stop)
             plain = {"losses": list(report.losses), "seconds": report.seconds, "tokens": report.tokens}
-            hashes = _demonstration_hashes(state["task"])
+            hashes = demonstration_hashes(state["task"])
             row = context.store.adapters.publish(key, staged, plain, hashes, accepted=False, lease=lease)
     except TrainingFailed as error:
         seconds = time.perf_counter() - started
@@ -256,7 +258,6 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             "fallback": str(error),
             "arm": "icl",
             "trained": None,
-            "report": None,
         }
     finally:
         if lease is not None:
@@ -271,10 +272,7 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         "last_loss": report.losses[-1],
         "trainable_parameters": report.trainable_parameters,
     }
-    ref = AdapterRef(
-        row.content_hash, str(context.store.adapters.path(row, verify=False)), recipe.id, row.accepted
-    )
-    return {"trained": ref, "report": report, "steps": [Step("train", seconds, detail)]}
+    return {"trained": reference(row, context), "steps": [Step("train", seconds, detail)]}
 
 
 def after_train(state: State) -> str:
@@ -296,7 +294,7 @@ async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             verdict = Verdict(False, f"There is no evidence to judge it by: {error}", 0)
     else:
         verdict = _verdict(evidence, state)
-    row = context.store.adapters.find(_key(state, context))
+    row = context.store.adapters.find(adapter_key(state, context))
     if row is not None:
         context.store.adapters.set_accepted(row, verdict.accept)
     runtime.stream_writer(events.GuardDone(verdict.accept, verdict.reason))
@@ -350,102 +348,16 @@ async def record(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     return {}
 
 
-def _key(state: State, context: Context) -> AdapterKey:
-    request = state["request"]
-    return AdapterKey(
-        state["fingerprint"],
-        context.engine.loaded.revision,
-        state["size"].template,
-        recipe_named(request.recipe).id,
-        request.seed,
-    )
-
-
-def _verified(row: AdapterRow, context: Context) -> tuple[AdapterRef | None, list[str]]:
-    """The adapter's files, after checking their hash; a damaged one is named and not used."""
-    try:
-        folder = context.store.adapters.path(row)
-    except AdapterDamaged as error:
-        return None, [f"A cached adapter is not used: {error}"]
-    return AdapterRef(row.content_hash, str(folder), row.key.recipe, row.accepted), []
-
-
-def _demonstration_hashes(task: Task) -> tuple[str, ...]:
-    return tuple(fingerprint(Task((d,), task.instruction)) for d in task.demonstrations)
-
-
-async def _subset_candidate(state: State, runtime: Runtime[Context]) -> tuple[AdapterRef | None, list[Step]]:
-    """An accepted adapter of fewer of these demonstrations that does better than the base on the others."""
-    context, task, started = runtime.context, state["task"], time.perf_counter()
-    hashes = _demonstration_hashes(task)
-    revision, template = context.engine.loaded.revision, state["size"].template
-    rows = [r for r in context.store.adapters.find_subset(hashes, revision, template) if r.accepted]
-    if not rows:
-        return None, []
-    row = rows[0]
-    ref, notes = _verified(row, context)
-    if ref is None:
-        return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": notes[0]})]
-    known, unseen = _split(task.demonstrations, hashes, row.demonstration_hashes)
-    part = replace(task, demonstrations=known)
-    try:
-        async with context.engine.adapter(Path(ref.folder)) as name:
-            base = await judge(context.engine, part, unseen, adapter=None)
-            tried = await judge(context.engine, part, unseen, adapter=name)
-    except (AdapterError, ContextOverflow) as error:
-        return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": str(error)})]
-    better = sum(tried.logprob) > sum(base.logprob) and sum(tried.correct) >= sum(base.correct)
-    detail = {
-        "adapter": ref.content_hash[:12],
-        "unseen_demonstrations": len(unseen),
-        "logprob_base": sum(base.logprob) / len(unseen),
-        "logprob_adapter": sum(tried.logprob) / len(unseen),
-        "passed": better,
-    }
-    step = Step("reuse-check", time.perf_counter() - started, detail)
-    return (ref if better else None), [step]
-
-
-def _split(
-    demonstrations: Sequence[Demonstration], hashes: Sequence[str], seen: Sequence[str]
-) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
-    old = set(seen)
-    pairs = list(zip(demonstrations, hashes, strict=True))
-    return tuple(d for d, h in pairs if h in old), tuple(d for d, h in pairs if h not in old)
-
-
-async def _lease_or_adapter(
-    key: AdapterKey, context: Context, since: float
-) -> tuple[Lease | None, AdapterRef | None]:
-    """The right to train this adapter, or one that somebody else has published after `since` (Unix time, s)."""
-    while True:
-        lease = context.store.leases.acquire(f"train:{key.hash}", context.owner, LEASE_S)
-        row = context.store.adapters.find(key)
-        ref = _verified(row, context)[0] if row is not None and row.created_at > since else None
-        if ref is not None:
-            if lease is not None:
-                context.store.leases.release(lease)
-            return None, ref
-        if lease is not None:
-            return lease, None
-        if context.should_stop():
-            raise Cancelled("Waiting for another caller's training was cancelled; ask again.")
-        await asyncio.sleep(POLL_S)
-
-
 def _verdict(evidence: Any, state: State) -> Verdict:
     if evidence is None:
         n = len(state["task"].demonstrations)
         return Verdict(
             False, f"Too few demonstrations to tell: {n}, at least {MIN_DEMONSTRATIONS} needed.", 0
         )
-    report = state["report"]
-    losses = report.losses if report is not None else ()
-    if losses:
-        k = min(SMOOTHED_STEPS, len(losses))
-        summary = TrainingSummary(len(losses), sum(losses[:k]) / k, sum(losses[-k:]) / k)
-    else:  # trained by another caller: its own losses were checked there
-        summary = TrainingSummary(1, 1.0, 0.0)
+    trained = state["trained"]
+    losses = trained.losses if trained is not None else ()
+    k = min(SMOOTHED_STEPS, len(losses))
+    summary = TrainingSummary(len(losses), sum(losses[:k]) / max(k, 1), sum(losses[-k:]) / max(k, 1))
     pairs = CrossFit(
         evidence.correct_before, evidence.correct_after, evidence.logprob_before, evidence.logprob_after
     )

@@ -10,7 +10,7 @@ from policies.cost import CostModel, Sizes
 from policies.types import Costs, Signals, Situation
 from router.state import State
 from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult
-from ttt.icl import BATCH, Consistency, ICLResult, Judged
+from ttt.icl import BATCH, BATCH_TOKENS, Consistency, ICLResult, Judged
 from ttt.measure import TaskSize
 from ttt.recipes import PROBE, Recipe
 from ttt.task import Task
@@ -74,12 +74,13 @@ def with_probe(signals: Signals, evidence: CrossFitResult) -> Signals:
 
 def expected_costs(costs: CostModel, size: TaskSize, n_queries: int, recipe: Recipe) -> Costs:
     """Seconds of what may still be paid, on this machine."""
+    batches = max(math.ceil(n_queries / BATCH), math.ceil(size.query_tokens / BATCH_TOKENS))
     return costs.costs(
         Sizes(
             n_demonstrations=size.n_demonstrations,
             prefix_tokens=size.prefix_tokens,
             query_tokens=size.query_tokens,
-            decode_steps=math.ceil(n_queries / BATCH) * size.longest_answer,
+            decode_steps=batches * size.longest_answer,
             probe_train_tokens=size.probe_tokens(PROBE),
             train_tokens=size.train_tokens(recipe),
         )

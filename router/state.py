@@ -12,7 +12,6 @@ from ttt.crossfit import CrossFitResult
 from ttt.icl import ICLResult
 from ttt.measure import TaskSize
 from ttt.task import Query, Task
-from ttt.train import TrainReport
 
 Arm = Literal["auto", "icl", "ttt", "zero-shot"]
 
@@ -39,6 +38,8 @@ class AdapterRef:
     folder: str
     recipe: str
     accepted: bool
+    losses: tuple[float, ...]
+    """Of its training, step by step, nats per labelled token."""
 
 
 class State(TypedDict, total=False):
@@ -50,8 +51,6 @@ class State(TypedDict, total=False):
     size: TaskSize
     hit: AdapterRef | None
     """An adapter for exactly this task."""
-    known_since: float
-    """When the adapter that look-up found but may not use was made, Unix time in s; 0 for none."""
     candidate: AdapterRef | None
     """An adapter of a subset of the demonstrations that passed its check on the others."""
     icl: ICLResult | None
@@ -59,7 +58,6 @@ class State(TypedDict, total=False):
     decisions: Annotated[list[Decision], add]
     evidence: CrossFitResult | None
     """Of the probe."""
-    report: TrainReport | None
     trained: AdapterRef | None
     accepted: bool
     """What the guard said."""

@@ -20,6 +20,7 @@ __all__ = [
     "AdapterRow",
     "AdapterStats",
     "EpisodeRow",
+    "Episodes",
     "Lease",
     "OutcomeRow",
     "PolicyVersionRow",

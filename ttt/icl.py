@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,10 @@ from ttt.task import Demonstration, Query, Task
 from ttt.vote import Ballot, vote
 
 BATCH = 32
-"""Queries decoded together."""
+"""Queries decoded together at most."""
+BATCH_TOKENS = 1024
+"""Question tokens of one batch at most, unless one question alone has more: what is packed together is masked
+from one another, and masked attention is still paid for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +158,27 @@ async def answer(
             text = view.invert(fmt.parse(row.text))
             results[i] = Answer(text, row.logprob, row.n_tokens, row.margin, row.finished)
 
-    for begin in range(0, len(queries), BATCH):
-        chosen = by_length[begin : begin + BATCH]
+    for chosen in _batches(by_length, [len(q) for q in questions]):
         await engine.run(partial(batch, chosen=chosen), priority)
-        if should_stop():
+        cut_short = any(not results[i].finished and results[i].n_tokens < budget for i in chosen)
+        if should_stop() and (cut_short or len(results) < len(queries)):
             raise Cancelled("Answering was cancelled before all queries were done; ask again.")
     answers = tuple(results[i] for i in range(len(queries)))
     asked_tokens = sum(map(len, questions))
     return ICLResult(answers, len(prefix), len(shown), asked_tokens, sum(reading), sum(steps), len(steps))
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    tokens = 0
+    for i in order:
+        if batch and (len(batch) == BATCH or tokens + lengths[i] > BATCH_TOKENS):
+            yield batch
+            batch, tokens = [], 0
+        batch.append(i)
+        tokens += lengths[i]
+    if batch:
+        yield batch
 
 
 async def consistency(

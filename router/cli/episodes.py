@@ -124,14 +124,14 @@ def feedback(
     if right + wrong + (answer is not None) != 1:
         raise typer.BadParameter("give one of these three.", param_hint="--right / --wrong / --answer")
     from router.bootstrap import open_store
-    from router.feedback import outcome_rows
+    from router.feedback import attach_outcomes
 
     verdict = None if answer is not None else right
     opened = open_store(settings_of(data_dir=data_dir))
     try:
-        row = opened.episodes.get(episode)
-        rows = outcome_rows(row, right=verdict, answer=answer, query=query, source="user")
-        new = sum(opened.episodes.add_outcome(outcome) for outcome in rows)
+        rows, new = attach_outcomes(
+            opened.episodes, episode, right=verdict, answer=answer, query=query, source="user"
+        )
     finally:
         opened.close()
     told = f"{counted(new, 'outcome')} recorded"
@@ -139,7 +139,7 @@ def feedback(
         told += f", {'right' if rows[0].value else 'wrong'} by comparison with the given answer"
     if known := len(rows) - new:
         told += f"; {counted(known, 'outcome')} known already"
-    print(f"Episode {row.episode_id[:12]}: {told}.")
+    print(f"Episode {rows[0].episode_id[:12]}: {told}.")
 
 
 def explanation(receipt: Receipt, task: TaskRow, outcomes: tuple[OutcomeRow, ...], width: int) -> list[str]:

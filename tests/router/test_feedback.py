@@ -70,10 +70,11 @@ def test_saying_the_same_twice_changes_nothing(agent: Router, episode: str, said
 
 
 def test_another_opinion_or_source_is_added_not_written_over(agent: Router, episode: str) -> None:
-    for said in ({"right": True}, {"right": False}, {"right": False, "source": "judge"}):
+    for said in ({"right": True}, {"right": False}, {"right": True}, {"right": False, "source": "judge"}):
         assert agent.feedback(episode, query=0, **said) == 1
+        assert agent.feedback(episode, query=0, **said) == 0
     assert [(o.value, o.source) for o in outcomes(agent, episode)] == [
-        (1.0, "user"), (0.0, "user"), (0.0, "judge"),
+        (1.0, "user"), (0.0, "user"), (1.0, "user"), (0.0, "judge"),
     ]  # fmt: skip
 
 

@@ -13,11 +13,11 @@ import pytest
 
 from policies.baselines import AlwaysArm
 from policies.types import Decision, Situation
-from router import nodes
+from router import nodes, reuse
 from router.agent import Router
 from router.events import Decided, Done, Event, FellBack, GuardDone, ICLDone, TrainingStep
 from router.receipt import Answered, Receipt
-from router.state import State
+from router.state import AdapterRef, State
 from store import AdapterKey
 from tests.router.conftest import (
     LONG,
@@ -38,7 +38,6 @@ from ttt.icl import ICLResult
 from ttt.icl import answer as answer_queries
 from ttt.prompts import PromptFormat
 from ttt.task import Demonstration, Query, Task
-from ttt.train import TrainReport
 
 TRAIN = AlwaysArm("train:quick")
 
@@ -310,11 +309,11 @@ def test_the_guard_hears_of_a_training_whose_loss_rose() -> None:
     """The mapper from a training and its evidence to the guard; the evidence alone shows help."""
     before, after = (-1.0, -2.0) * 3, (-0.5, -1.0) * 3
     evidence = CrossFitResult((True,) * 6, (True,) * 6, before, after, tokens=1, train_s=0.1)
-    rising = TrainReport(QUICK.id, 0, (5.0, 5.0, 5.0, 5.5, 5.5, 5.5), 1, 1, 0.1, 1)
-    verdict = nodes._verdict(evidence, State(task=TASK, report=rising))
+    rising = AdapterRef("0" * 64, "/folder", QUICK.id, False, (5.0, 5.0, 5.0, 5.5, 5.5, 5.5))
+    verdict = nodes._verdict(evidence, State(task=TASK, trained=rising))
     assert not verdict.accept and "rose from 5.00 to 5.50" in verdict.reason
     falling = replace(rising, losses=rising.losses[::-1])
-    assert nodes._verdict(evidence, State(task=TASK, report=falling)).accept
+    assert nodes._verdict(evidence, State(task=TASK, trained=falling)).accept
 
 
 # Many at once
@@ -334,7 +333,7 @@ def test_two_threads_with_the_same_task_train_it_once(open_router: OpenRouter) -
     assert len(trained) == 1
     assert both[0].answers == both[1].answers and both[0].adapter == both[1].adapter
     (other,) = [r for r in both if r is not trained[0]]
-    assert other.arm.startswith("reuse:") or "waited_for" in detail(other, "train")
+    assert other.arm.startswith("reuse:") or "found" in detail(other, "train")
 
 
 def test_two_routers_on_one_store_train_a_task_once(open_router: OpenRouter) -> None:
@@ -368,7 +367,7 @@ def test_an_adapter_published_between_look_up_and_training_is_used(open_router: 
 
     quick, slow = agent.run(late())
     assert detail(quick, "train")["tokens"] > 0
-    assert detail(slow, "train") == {"waited_for": "the same training by another caller"}
+    assert "another caller" in detail(slow, "train")["found"]
     assert slow.answers == quick.answers and slow.arm == "train:quick"
     assert detail(slow, "guard")["accepted"]
 
@@ -376,7 +375,7 @@ def test_an_adapter_published_between_look_up_and_training_is_used(open_router: 
 def test_waiting_for_somebody_elses_training_can_be_cancelled(
     open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "POLL_S", 0.01)
+    monkeypatch.setattr(reuse, "POLL_S", 0.01)
     agent = open_router(policy=TRAIN)
     name = f"train:{key_of(agent, TASK).hash}"
     held = agent.parts.store.leases.acquire(name, "somebody else", 60.0)
@@ -389,7 +388,7 @@ def test_waiting_for_somebody_elses_training_can_be_cancelled(
 def test_the_lease_of_a_dead_owner_is_taken_over(
     open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "POLL_S", 0.01)
+    monkeypatch.setattr(reuse, "POLL_S", 0.01)
     agent = open_router(policy=TRAIN)
     agent.parts.store.leases.acquire(f"train:{key_of(agent, TASK).hash}", "dead", 0.3)
     assert detail(agent.ask(TASK, QUERIES), "train")["tokens"] > 0

@@ -125,7 +125,7 @@ def test_what_is_feasible_hangs_on_the_demonstrations(n: int, feasible: tuple[st
 
 
 def test_a_checked_candidate_makes_reuse_feasible() -> None:
-    candidate = AdapterRef("0123456789abcdef" * 4, "/folder", "quick-1", True)
+    candidate = AdapterRef("0123456789abcdef" * 4, "/folder", "quick-1", True, ())
     got = situation(state(5, candidate=candidate), CostModel.guess(10**6), QUICK)
     assert got.feasible == ("icl", "reuse:0123456789ab", "train:quick")
 

@@ -1,0 +1,120 @@
+"""Adapters that are there already: by key, by a subset of the demonstrations, or from another caller.
+
+Nothing here answers a query; what a node may use is returned as plain values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from router.context import Context
+from router.receipt import Step
+from router.state import AdapterRef, State
+from store import AdapterKey, AdapterRow, Lease
+from store.errors import AdapterDamaged
+from ttt.errors import AdapterError, Cancelled, ContextOverflow
+from ttt.icl import judge
+from ttt.recipes import recipe as recipe_named
+from ttt.task import Demonstration, Task, fingerprint
+
+LEASE_S = 30.0
+"""A training owner that has not been heard of for so long has lost its right."""
+POLL_S = 0.25
+
+
+def adapter_key(state: State, context: Context) -> AdapterKey:
+    request = state["request"]
+    return AdapterKey(
+        state["fingerprint"],
+        context.engine.loaded.revision,
+        state["size"].template,
+        recipe_named(request.recipe).id,
+        request.seed,
+    )
+
+
+def verified(row: AdapterRow, context: Context) -> tuple[AdapterRef | None, list[str]]:
+    """The adapter's files, after checking their hash; a damaged one is named and not used."""
+    try:
+        context.store.adapters.path(row)
+    except AdapterDamaged as error:
+        return None, [f"A cached adapter is not used: {error}"]
+    return reference(row, context), []
+
+
+def reference(row: AdapterRow, context: Context) -> AdapterRef:
+    """The stored adapter by values."""
+    folder = context.store.adapters.path(row, verify=False)
+    losses = tuple(float(loss) for loss in row.report.get("losses", ()))
+    return AdapterRef(row.content_hash, str(folder), row.key.recipe, row.accepted, losses)
+
+
+def demonstration_hashes(task: Task) -> tuple[str, ...]:
+    return tuple(fingerprint(Task((d,), task.instruction)) for d in task.demonstrations)
+
+
+async def subset_candidate(state: State, context: Context) -> tuple[AdapterRef | None, list[Step]]:
+    """An accepted adapter of fewer of these demonstrations that does better than the base on the others."""
+    task, started = state["task"], time.perf_counter()
+    hashes = demonstration_hashes(task)
+    revision, template = context.engine.loaded.revision, state["size"].template
+    rows = [r for r in context.store.adapters.find_subset(hashes, revision, template) if r.accepted]
+    if not rows:
+        return None, []
+    row = rows[0]
+    ref, notes = verified(row, context)
+    if ref is None:
+        return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": notes[0]})]
+    known, unseen = _split(task.demonstrations, hashes, row.demonstration_hashes)
+    part = replace(task, demonstrations=known)
+    try:
+        async with context.engine.adapter(Path(ref.folder)) as name:
+            base = await judge(context.engine, part, unseen, adapter=None)
+            tried = await judge(context.engine, part, unseen, adapter=name)
+    except (AdapterError, ContextOverflow) as error:
+        return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": str(error)})]
+    better = sum(tried.logprob) > sum(base.logprob) and sum(tried.correct) >= sum(base.correct)
+    detail = {
+        "adapter": ref.content_hash[:12],
+        "unseen_demonstrations": len(unseen),
+        "logprob_base": sum(base.logprob) / len(unseen),
+        "logprob_adapter": sum(tried.logprob) / len(unseen),
+        "passed": better,
+    }
+    step = Step("reuse-check", time.perf_counter() - started, detail)
+    return (ref if better else None), [step]
+
+
+def _split(
+    demonstrations: Sequence[Demonstration], hashes: Sequence[str], seen: Sequence[str]
+) -> tuple[tuple[Demonstration, ...], tuple[Demonstration, ...]]:
+    old = set(seen)
+    pairs = list(zip(demonstrations, hashes, strict=True))
+    return tuple(d for d, h in pairs if h in old), tuple(d for d, h in pairs if h not in old)
+
+
+async def lease_or_adapter(key: AdapterKey, context: Context) -> tuple[Lease | None, AdapterRef | None]:
+    """The right to train this adapter or, where there is one with sound files, the adapter itself.
+
+    While another caller trains it, waits for that.
+
+    Raises:
+        Cancelled: `should_stop` said so while waiting.
+    """
+    while True:
+        lease = context.store.leases.acquire(f"train:{key.hash}", context.owner, LEASE_S)
+        row = context.store.adapters.find(key)
+        ref = verified(row, context)[0] if row is not None else None
+        if ref is not None:
+            if lease is not None:
+                context.store.leases.release(lease)
+            return None, ref
+        if lease is not None:
+            return lease, None
+        if context.should_stop():
+            raise Cancelled("Waiting for another caller's training was cancelled; ask again.")
+        await asyncio.sleep(POLL_S)
