@@ -46,12 +46,12 @@ def step_profile(bench: Any, task: Task) -> dict[str, float]:
 
     from ttt.dataset import sequences
     from ttt.prompts import PromptFormat
-    from ttt.recipes import STANDARD
+    from ttt.recipes import CELLS
     from ttt.train import batch_loss
 
-    bench.slots.create("profile", STANDARD, 0)
+    bench.slots.create("profile", CELLS, 0)
     try:
-        stream = sequences(task, PromptFormat(bench.loaded.tokenizer, task), STANDARD, 0)
+        stream = sequences(task, PromptFormat(bench.loaded.tokenizer, task), CELLS, 0)
         with bench.slots.active("profile") as model, torch.enable_grad():
             for weight in bench.slots.parameters("profile"):
                 weight.requires_grad_(True)

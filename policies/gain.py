@@ -33,7 +33,7 @@ class Gain:
 
     expected: float
     low: float
-    """Lower bound: `confidence_z` standard errors below."""
+    """Lower bound: `prior_z` or, after a probe, `probe_z` standard errors below."""
     optimistic: float
     """What training could win at best, before anything was tried: headroom × optimistic share."""
     headroom: float
@@ -62,8 +62,11 @@ class GainModel:
     """b: share won per point (0 to 1) of held-out accuracy that the probe added."""
     model_sd: float = 0.10
     """What the line above misses even with endless demonstrations."""
-    confidence_z: float = Z_90
-    """Standard errors between the expected gain and its lower bound (1.28: one-sided 90 %)."""
+    prior_z: float = Z_90
+    """Standard errors between the expected gain and its lower bound before a probe (one-sided 90 %)."""
+    probe_z: float = 0.5
+    """The same after a probe (one-sided 69 %). A more cautious bound on ten demonstrations would stay where
+    training doubles the accuracy; keeping harm out is left to the guard."""
     reuse_share: float = 0.25
     """Share that an adapter of a like task wins which passed its check on unseen demonstrations."""
     reuse_share_low: float = 0.10
@@ -87,7 +90,7 @@ class GainModel:
         """
         room = headroom(signals)
         share, sd = self._from_probe(signals) if signals.probed else (self.prior_share, self.prior_share_sd)
-        low = share - self.confidence_z * sd
+        low = share - (self.probe_z if signals.probed else self.prior_z) * sd
         return Gain(room * _clip(share), room * _clip(low), room * self.optimistic_share, room)
 
     def estimate_reuse(self, signals: Signals) -> Gain:

@@ -182,6 +182,7 @@ def _times(settings: Settings, info: ModelInfo, hardware: Hardware, flops: float
     from router.signals import expected_costs
     from ttt.measure import TaskSize
     from ttt.recipes import recipe
+    from ttt.task import Task
 
     size = TaskSize(
         template="",
@@ -207,7 +208,7 @@ def _times(settings: Settings, info: ModelInfo, hardware: Hardware, flops: float
             prefill_flops_per_s=PREFILL_SHARE * flops,
             train_flops_per_s=TRAIN_SHARE * flops,
         )
-    expected = expected_costs(costs, size, N_QUERIES, recipe(settings.recipe))
+    expected = expected_costs(costs, size, N_QUERIES, recipe(settings.recipe, Task()))
     tokens = QUESTION_TOKENS + ANSWER_TOKENS
     task = f"{N_DEMONSTRATIONS} demonstrations of {tokens} tokens, {N_QUERIES} queries"
     text = (

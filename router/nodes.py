@@ -32,7 +32,7 @@ from ttt.icl import answer as answer_queries
 from ttt.icl import consistency, leave_one_out
 from ttt.measure import task_size
 from ttt.recipes import PROBE
-from ttt.recipes import recipe as recipe_named
+from ttt.recipes import recipe as recipe_for
 from ttt.task import clean_task, fingerprint
 from ttt.train import TrainRequest, TrainStep, train_adapter
 
@@ -123,7 +123,7 @@ def after_icl(state: State) -> str:
 async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Measure what costs forward passes, unless nothing it could say would change the decision."""
     context, task, queries = runtime.context, state["task"], state["request"].queries
-    recipe = recipe_named(state["request"].recipe)
+    recipe = recipe_for(state["request"].recipe, state["task"])
     result = state["icl"]
     assert result is not None
     first = context.policy.decide(measured.situation(state, context.costs, recipe))
@@ -160,7 +160,7 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
 async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Ask the policy, or obey the caller's arm."""
     context, request = runtime.context, state["request"]
-    recipe = recipe_named(request.recipe)
+    recipe = recipe_for(request.recipe, state["task"])
     if "signals" not in state:  # training was asked for, nothing was measured
         unmeasured = measured.unmeasured(
             state["task"], state["size"], len(request.queries), request.expected_repeats
@@ -224,7 +224,7 @@ def after_probe(state: State) -> str:
 async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Train the adapter and publish it, once however many ask for it at the same time."""
     context, request, started = runtime.context, state["request"], time.perf_counter()
-    recipe, key = recipe_named(request.recipe), adapter_key(state, context)
+    recipe, key = recipe_for(request.recipe, state["task"]), adapter_key(state, context)
     lease: Lease | None = None
     beat = time.monotonic()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from ttt.augment import View, identity, random_view, symbol_alphabet
@@ -53,9 +53,9 @@ class ICLResult:
     """Demonstrations in the prompt; fewer than the task has where the context is too short."""
     question_tokens: int
     """Of all queries together."""
-    prefill_s: float
+    prefill_s: float = field(compare=False)
     """Seconds of reading the prefix and the questions."""
-    decode_s: float
+    decode_s: float = field(compare=False)
     """Seconds of the decoding steps."""
     decode_steps: int
     """Each step serves a batch of queries."""

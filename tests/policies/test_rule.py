@@ -37,7 +37,7 @@ def test_after_the_probe_training_is_spread_over_what_it_serves(n_queries: int, 
 
 
 def test_a_weak_gain_pays_for_a_thousand_queries_but_not_for_thirty_two() -> None:
-    weak = probed(probe_accuracy_after=0.0, probe_logprob_after=-0.7, probe_logprob_gain_low=0.25)
+    weak = probed(probe_accuracy_after=0.0, probe_logprob_after=-0.9, probe_logprob_gain_low=0.02)
     assert taken(RULE.decide(situation(replace(weak, n_queries=32)))) == "icl"
     assert taken(RULE.decide(situation(replace(weak, n_queries=1000)))) == TRAIN
 

@@ -73,7 +73,7 @@ def base_hash(agent: Router) -> str:
 def open_router(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenRouter]:
     """Opens routers over the tiny Llama, all on one data folder unless told otherwise; closed at the end."""
     for recipe in (QUICK, OTHER, WILD, LONG):
-        monkeypatch.setitem(RECIPES, recipe.name, recipe)
+        monkeypatch.setitem(RECIPES, recipe.name, (recipe, recipe))
     opened: list[Router] = []
 
     def open_one(**options: Any) -> Router:

@@ -21,10 +21,10 @@ from router.receipt import Receipt
 from router.settings import Settings
 from router.statistics import paired_difference
 from ttt.errors import Cancelled
-from ttt.recipes import STANDARD
+from ttt.recipes import CELLS
 
 TRAIN, STAY = AlwaysArm("train:standard"), AlwaysArm("icl")
-LAST_STEP = f"Training: step {STANDARD.steps} of {STANDARD.steps}"
+LAST_STEP = f"Training: step {CELLS.steps} of {CELLS.steps}"
 SIZE: dict[str, Any] = {"families": ("shift", "lottery"), "n_demonstrations": 6, "n_queries": 3}
 
 

@@ -40,7 +40,7 @@ def write_family(folder: Path, name: str, n: int = 24, output: str = "ok") -> Pa
 
 @pytest.fixture
 def settings(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setitem(RECIPES, "quick", QUICK)
+    monkeypatch.setitem(RECIPES, "quick", (QUICK, QUICK))
     return Settings(model=str(tiny_llama), device="cpu", dtype="float32", recipe="quick", worth_s=RICH)
 
 

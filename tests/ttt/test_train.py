@@ -19,7 +19,7 @@ from ttt.engine import Bench, Engine
 from ttt.errors import AdapterError, Cancelled, NonFiniteLoss, OutOfMemory, TaskError
 from ttt.prompts import PromptFormat
 from ttt.recipes import RECIPES, recipe
-from ttt.task import Task
+from ttt.task import Demonstration, Task
 from ttt.train import TrainReport, TrainRequest, TrainStep, batch_loss, rate_factor, train_adapter
 
 TASK = letters_task(6)
@@ -264,8 +264,10 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine_to_a_tenth() -> None:
 
 
 def test_recipes_are_found_by_name_and_told_apart_by_hash() -> None:
-    standard = recipe("standard")
-    assert standard is RECIPES["standard"]
-    assert standard.id == recipe("standard").id != standard.with_steps(standard.steps + 1).id
+    texts, cells = letters_task(4), Task((Demonstration("1 0 0", "0 1 0"), Demonstration("0 2 0", "0 0 2")))
+    standard = recipe("standard", texts)
+    assert (standard, recipe("standard", cells)) == RECIPES["standard"]
+    assert standard.id == recipe("standard", texts).id != standard.with_steps(standard.steps + 1).id
+    assert standard.id != recipe("standard", cells).id
     with pytest.raises(TaskError, match="Unknown recipe 'none'; choose one of: standard"):
-        recipe("none")
+        recipe("none", texts)
