@@ -26,6 +26,10 @@ class Recipe:
     """Linear layers that get an adapter (the published ones: query, value, output and MLP)."""
     learning_rate: float = 1e-3
     steps: int = 32
+    """At most; see `stop_loss`."""
+    stop_loss: float = 0.01
+    """Training ends when the mean loss of the last eight steps is below this, in nats a labelled token: what is
+    left to learn is noise, and going on costs seconds. 0 never ends early."""
     batch: int = 1
     """Sequences a step."""
     warmup: float = 0.1

@@ -31,6 +31,10 @@ EXPLODED = 20.0
 a vocabulary of 150,000 costs 12."""
 
 
+STOP_WINDOW = 8
+"""Steps whose mean loss is held against the recipe's `stop_loss`."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainRequest:
     """What to train, as plain values."""
@@ -109,6 +113,8 @@ async def train_adapter(
                     f"lower the learning rate (now {recipe.learning_rate:g})."
                 )
             emit(TrainStep(step + 1, recipe.steps, loss))
+            if step + 1 >= STOP_WINDOW and sum(losses[-STOP_WINDOW:]) / STOP_WINDOW < recipe.stop_loss:
+                break
         await engine.run(training.finish, Priority.TRAINING)
         done = True
     finally:

@@ -263,6 +263,15 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine_to_a_tenth() -> None:
     assert rate_factor(0, replace(SMALL, steps=1)) == 1.0
 
 
+async def test_training_ends_early_once_nothing_is_left_to_learn(llama_engine: Engine) -> None:
+    learnt = replace(SMALL, steps=40, stop_loss=100.0)
+    report = await train_adapter(llama_engine, TrainRequest(letters_task(4), learnt, 0, None, "a"))
+    assert len(report.losses) == train_module.STOP_WINDOW
+    never = replace(learnt, steps=12, stop_loss=0.0)
+    report = await train_adapter(llama_engine, TrainRequest(letters_task(4), never, 0, None, "a"))
+    assert len(report.losses) == 12
+
+
 def test_recipes_are_found_by_name_and_told_apart_by_hash() -> None:
     texts, cells = letters_task(4), Task((Demonstration("1 0 0", "0 1 0"), Demonstration("0 2 0", "0 0 2")))
     standard = recipe("standard", texts)
