@@ -51,7 +51,7 @@ class Signals:
     probe_logprob_after: float | None = None
     """The same after a short training, nats."""
     probe_logprob_gain_low: float | None = None
-    """Lower 90 % bound (paired, over demonstrations) of the change of log-probability per token, nats."""
+    """One-sided lower 90 % bound (paired, over demonstrations) of the change of log-probability per token, nats."""
 
     @property
     def probe_relative_gain(self) -> float | None:
