@@ -116,6 +116,7 @@ def report_table(report: DemoReport) -> Table:
         title_justify="left",
         title_style="bold",
         pad_edge=False,
+        collapse_padding=True,
     )
     icl, ttt, routed = report.points
     arms = (("ICL", icl), ("router", routed), ("TTT", ttt))
@@ -124,7 +125,7 @@ def report_table(report: DemoReport) -> Table:
         table.add_column(name, footer=percent(point.accuracy), justify="right", no_wrap=True)
     table.add_column("arm taken", no_wrap=True)
     for name, point in arms:
-        table.add_column(f"{name}, s", footer=f"{point.seconds:.1f}", justify="right", no_wrap=True)
+        table.add_column(f"{name} s", footer=f"{point.seconds:.1f}", justify="right", no_wrap=True)
     for f in report.families:
         ways = (f.icl, f.router, f.ttt)
         right = (percent(sum(w.correct) / report.n_queries) for w in ways)

@@ -235,25 +235,30 @@ async def leave_one_out(engine: Engine, task: Task, *, priority: Priority = Prio
     usable = set(shown_order(segments, budget))
 
     def work(bench: Bench) -> Judged:
-        from ttt.generate import Known, grow, score
+        from ttt.generate import Known, score
+        from ttt.tree import Append
 
         with bench.slots.active(None):
             root = _Prefix(bench, fmt, fmt.head())
             leaves: dict[int, int] = {}
-
-            def halve(node: int, members: list[int]) -> None:
-                if len(members) == 1:
-                    leaves[members[0]] = node
-                    return
-                middle = len(members) // 2
-                for context, judged in (
-                    (members[middle:], members[:middle]),
-                    (members[:middle], members[middle:]),
-                ):
-                    tokens = [t for i in context if i in usable for t in segments[i].ids]
-                    halve(grow(root.tree, node, tokens) if tokens else node, judged)
-
-            halve(root.node, list(range(len(segments))))
+            level = [(root.node, list(range(len(segments))))]
+            while level:
+                below: list[tuple[int, list[int]]] = []
+                grown: list[Append] = []
+                for node, members in level:
+                    if len(members) == 1:
+                        leaves[members[0]] = node
+                        continue
+                    left, right = members[: len(members) // 2], members[len(members) // 2 :]
+                    for context, judged in ((right, left), (left, right)):
+                        tokens = [t for i in context if i in usable for t in segments[i].ids]
+                        child = root.tree.child(node) if tokens else node
+                        if tokens:
+                            grown.append(Append(child, tokens))
+                        below.append((child, judged))
+                if grown:
+                    root.tree.append(grown)
+                level = below
             order = sorted(leaves)
             known = [(leaves[i], Known(segments[i].question, segments[i].answer, fmt.ending)) for i in order]
             scores = score(root.tree, known, root.stopper)
