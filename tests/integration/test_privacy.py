@@ -139,7 +139,8 @@ def test_nothing_is_sent_to_langsmith_unless_our_own_setting_says_so(
     command = [sys.executable, "-c", PROGRAM, str(tiny_llama), str(tmp_path / "data"), url]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[1:] == ["icl", "train:standard"]
+    auto, icl, ttt = done.stdout.split()
+    assert icl == "icl" and ttt.startswith(("train:", "reuse:")), (auto, icl, ttt)
     got = {name: "\n".join(bodies) for name, bodies in listener.phases.items()}
     assert list(got) == ["default", "nested", "plain", "told"]
     assert listener.phases["default"] == [], "something was sent"

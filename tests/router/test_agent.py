@@ -15,7 +15,7 @@ import pytest
 
 from policies.baselines import AlwaysArm
 from policies.errors import PolicyError
-from router import nodes
+from router import reuse
 from router.agent import Router
 from router.errors import RouterError, SettingsError
 from router.events import Decided, Done, Started
@@ -131,7 +131,7 @@ def test_ctrl_c_while_training_is_awaited_keeps_the_answers_of_icl(
     open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else holds the lease, so the main thread waits in silence for certain when the signal comes."""
-    monkeypatch.setattr(nodes, "POLL_S", 0.05)
+    monkeypatch.setattr(reuse, "POLL_S", 0.05)
     agent = open_router(policy=AlwaysArm("train:other"), recipe="other")
     loaded = agent.parts.engine.loaded
     template = PromptFormat(loaded.tokenizer, TASK).template

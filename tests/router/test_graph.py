@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from policies.baselines import AlwaysArm, FixedThreshold, RandomAtBudget
+from policies.gain import GainModel
+from policies.rule import Rule
 from policies.types import Policy
 from router.context import Context
 from router.events import CacheHit, Decided, Done, FellBack, GuardDone, ICLDone, SignalsReady, TrainingStep
@@ -95,7 +97,8 @@ def test_where_training_is_too_dear_nothing_is_measured_and_the_receipt_says_why
 
 
 def test_a_probe_that_shows_little_stays_with_icl(open_router: OpenRouter) -> None:
-    events = run(open_router)
+    doubting = Rule(GainModel(prior_share=0.0, logprob_weight=0.0, accuracy_weight=0.0))
+    events = run(open_router, policy=doubting)
     assert kinds(events) == [
         "Started", "ICLDone", "SignalsReady", "Decided probe", "Probe", "Decided icl", "Done",
     ]  # fmt: skip
@@ -212,7 +215,7 @@ def test_state_holds_plain_values_at_every_step(open_router: OpenRouter) -> None
     assert len(seen) == 1 + 10, "the input, nine nodes, decide a second time; record adds nothing"
     assert [foreign(state, "state") for state in seen] == [[]] * len(seen)
     last = seen[-1]
-    for key in ("icl", "signals", "decisions", "evidence", "report", "trained", "answers", "steps"):
+    for key in ("icl", "signals", "decisions", "evidence", "trained", "answers", "steps"):
         assert last[key], f"{key} was never set, so the walk has not looked at it"
 
 
