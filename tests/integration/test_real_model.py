@@ -16,7 +16,7 @@ from ttt.icl import answer, judge
 from ttt.prompts import PromptFormat
 from ttt.task import Demonstration, Query, Task
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def share_right(texts: tuple[str, ...], gold: list[str]) -> float:
 
 
 def test_training_answers_what_prompting_cannot_and_the_second_time_costs_no_training(router: Router) -> None:
-    items = shifted_rows(42, seed=1)
-    task, asked = as_task(items[:10]), items[10:]
+    items = shifted_rows(24, seed=1)
+    task, asked = as_task(items[:8]), items[8:]
     queries, gold = [a for a, _ in asked], [b for _, b in asked]
     before = _base_hash(router)
 
@@ -67,8 +67,8 @@ def test_training_answers_what_prompting_cannot_and_the_second_time_costs_no_tra
 
 
 def test_a_hit_costs_little_more_than_answering_with_the_adapter_attached(router: Router) -> None:
-    items = shifted_rows(42, seed=1)
-    task, queries = as_task(items[:10]), [a for a, _ in items[10:]]
+    items = shifted_rows(24, seed=1)
+    task, queries = as_task(items[:8]), [a for a, _ in items[8:]]
     adapters, engine = router.parts.store.adapters, router.parts.engine
     rows = adapters.list()
     assert rows, "the test before this one trains the adapter"
@@ -121,18 +121,20 @@ def test_icl_gives_the_answers_of_a_plain_transformers_script_with_the_published
     assert list(receipt.texts) == plain
 
 
-def test_scoring_by_one_forward_pass_agrees_with_decoding(router: Router) -> None:
+def test_scoring_by_one_forward_pass_agrees_with_decoding(smollm2: Path, tmp_path: Path) -> None:
+    """In float32; bfloat16 rounds near ties differently when tokens are run together (see docs/log.md)."""
     items = shifted_rows(20, seed=2)
     task = as_task(items[:8])
-    engine = router.parts.engine
-    decoded = router.run(answer(engine, task, [Query(a) for a, _ in items[8:]]))
-    given = [Demonstration(a, d.text) for (a, _), d in zip(items[8:], decoded.answers, strict=True) if d.text]
-    finished = [d.finished for d in decoded.answers if d.text]
-    same_form = PromptFormat(engine.loaded.tokenizer, task).compact
-    judged = router.run(judge(engine, task, given, adapter=None))
-    agreement = sum(a == b for a, b in zip(judged.correct, finished, strict=True)) / len(given)
-    assert same_form
-    assert agreement >= 0.9, f"{agreement:.2f} of {len(given)}"
+    with Router.open(model=str(smollm2), dtype="float32", data_dir=str(tmp_path)) as own:
+        engine = own.parts.engine
+        assert PromptFormat(engine.loaded.tokenizer, task).compact
+        decoded = own.run(answer(engine, task, [Query(a) for a, _ in items[8:]])).answers
+        said = [Demonstration(a, d.text) for (a, _), d in zip(items[8:], decoded, strict=True)]
+        other = [Demonstration(d.input, d.output[::-1]) for d in said if d.output != d.output[::-1]]
+        judged = own.run(judge(engine, task, said, adapter=None))
+        refused = own.run(judge(engine, task, other, adapter=None))
+    assert list(judged.correct) == [d.finished for d in decoded]
+    assert other and not any(refused.correct)
 
 
 def _base_hash(router: Router) -> str:
