@@ -96,13 +96,13 @@ def test_gold_answers_change_no_answer_and_give_an_accuracy(
     run: Run, task_file: Path, tmp_path: Path
 ) -> None:
     blind = write_task(tmp_path / "blind.json", queries=["abab", "cdcd"])
-    labelled, unlabelled = run("solve", task_file), run("solve", blind)
+    labelled, unlabelled = (run("solve", path, "--arm", "icl") for path in (task_file, blind))
     assert labelled.out == unlabelled.out
     assert "accuracy     0 %: 0 of 1 known answer matched" in labelled.err
     assert "known answer" not in unlabelled.err
     first = unlabelled.out.splitlines()[0]
     task = write_task(tmp_path / "known.json", queries=[{"input": "abab", "output": first}, "cdcd"])
-    assert "100 %: 1 of 1 known answer matched" in run("solve", task).err
+    assert "100 %: 1 of 1 known answer matched" in run("solve", task, "--arm", "icl").err
 
 
 def test_json_prints_the_receipt_and_nothing_else_on_stdout(run: Run, task_file: Path) -> None:
