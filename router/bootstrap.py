@@ -69,12 +69,15 @@ def open_parts(
     except BaseException:
         opened.close()
         raise
-    costs_file = (
-        settings.data_path / f"costs-{loaded.revision.replace(':', '-')[:24]}-{loaded.model.dtype}.json"
-    )
+    costs_file = costs_path(settings, loaded.revision, str(loaded.model.dtype))
     costs, notes = _costs(costs_file, loaded.n_nonembedding)
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     return Parts(Engine(loaded), opened, policy or Rule(), costs, costs_file, owner, notes)
+
+
+def costs_path(settings: Settings, revision: str, dtype: str) -> Path:
+    """Where the speeds of one model in one type (`torch.bfloat16`) on this machine are remembered."""
+    return settings.data_path / f"costs-{revision.replace(':', '-')[:24]}-{dtype}.json"
 
 
 def save_costs(parts: Parts) -> None:

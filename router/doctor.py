@@ -178,6 +178,7 @@ def _times(settings: Settings, info: ModelInfo, hardware: Hardware, flops: float
     """Expected seconds of the task that the constants above describe."""
     from policies.cost import CostModel
     from policies.errors import PolicyError
+    from router.bootstrap import costs_path
     from router.cli.render import duration
     from router.signals import expected_costs
     from ttt.measure import TaskSize
@@ -192,7 +193,7 @@ def _times(settings: Settings, info: ModelInfo, hardware: Hardware, flops: float
         answer_tokens=ANSWER_TOKENS,
         longest_answer=ANSWER_TOKENS,
     )
-    remembered = _remembered(settings, info, hardware)
+    remembered = costs_path(settings, info.source.revision, f"torch.{hardware.dtype}")
     try:
         costs = CostModel.from_json(remembered.read_text()) if remembered.exists() else None
     except (PolicyError, OSError) as error:
@@ -216,9 +217,3 @@ def _times(settings: Settings, info: ModelInfo, hardware: Hardware, flops: float
         f"training {duration(expected.train_s)} ({task}; {basis})"
     )
     return [Check("times", text)]
-
-
-def _remembered(settings: Settings, info: ModelInfo, hardware: Hardware) -> Path:
-    """The file in which `router.bootstrap` keeps the speeds of this model on this machine."""
-    revision = info.source.revision.replace(":", "-")[:24]
-    return settings.data_path / f"costs-{revision}-torch.{hardware.dtype}.json"
