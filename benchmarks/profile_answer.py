@@ -41,24 +41,21 @@ def puzzle(n: int, seed: int) -> list[tuple[str, str]]:
 
 def step_profile(bench: Any, task: Task) -> dict[str, float]:
     """Seconds of self time by kind of operator in one training step, after two to warm up."""
-    import torch
     from torch.profiler import ProfilerActivity, profile
 
     from ttt.dataset import sequences
+    from ttt.gradients import trainable
     from ttt.prompts import PromptFormat
     from ttt.recipes import CELLS
-    from ttt.train import batch_loss
 
     bench.slots.create("profile", CELLS, 0)
     try:
         stream = sequences(task, PromptFormat(bench.loaded.tokenizer, task), CELLS, 0)
-        with bench.slots.active("profile") as model, torch.enable_grad():
-            for weight in bench.slots.parameters("profile"):
-                weight.requires_grad_(True)
-            for _ in range(2):
-                batch_loss(model, [next(stream)])[0].backward()  # type: ignore[no-untyped-call]
-            with profile(activities=[ProfilerActivity.CPU]) as seen:
-                batch_loss(model, [next(stream)])[0].backward()  # type: ignore[no-untyped-call]
+        adapter = trainable(bench, "profile")
+        for _ in range(2):
+            adapter.loss(bench, [next(stream)])
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            adapter.loss(bench, [next(stream)])
     finally:
         bench.slots.drop("profile")
     seconds = dict.fromkeys([*KINDS, "rest"], 0.0)

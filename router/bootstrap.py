@@ -19,11 +19,8 @@ from router.settings import Settings
 from store import Store
 from store.errors import translated
 from ttt.engine import Engine
+from ttt.process import prepare
 from ttt.recipes import check_recipe
-
-PROCESS_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-"""Read by the libraries when torch is first imported. Threads that spin while they wait slow a training
-step tenfold as soon as anything else uses the same cores."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,7 @@ def open_parts(
     check_packages()
     _ = settings.worth  # a preference or recipe that there is none of should not wait for the model
     check_recipe(settings.recipe)
-    for name, value in PROCESS_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare()
     opened = open_store(settings)
     try:
         from ttt.model import load, resolve

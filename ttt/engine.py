@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ttt.errors import ModelError
 
 if TYPE_CHECKING:
+    from ttt.decoder import Decoder
     from ttt.lora import AdapterSlots
     from ttt.model import LoadedModel
+    from ttt.runner import Runner
 
 T = TypeVar("T")
 
@@ -45,16 +47,32 @@ class Bench:
 
     loaded: LoadedModel
     slots: AdapterSlots
+    decoder: Decoder | None
+    """The model's weights fused for speed; None where transformers runs it."""
+
+    def runner(self, adapter: str | None) -> Runner:
+        """A fresh cache for the model as it is, or with an adapter (merged into a copy where it can be)."""
+        from ttt.runner import DecoderRunner, TransformersRunner
+
+        if self.decoder is None:
+            return TransformersRunner(self.loaded.model)
+        if adapter is None:
+            return DecoderRunner(self.decoder)
+        lora = self.slots.plain(adapter)
+        if lora is None or not self.decoder.covers(lora):
+            return TransformersRunner(self.loaded.model)
+        return DecoderRunner(self.decoder.merged(lora))
 
 
 class Engine:
     """Owner of one loaded model. Close it when done."""
 
     def __init__(self, loaded: LoadedModel) -> None:
+        from ttt.decoder import read
         from ttt.lora import AdapterSlots
 
         self.loaded = loaded
-        self._bench = Bench(loaded, AdapterSlots(loaded.model))
+        self._bench = Bench(loaded, AdapterSlots(loaded.model), read(loaded.model))
         self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._count = itertools.count()
         self._attached: dict[str, None] = {}

@@ -138,7 +138,7 @@ async def answer(
     def start(bench: Bench) -> _Prefix:
         started = time.perf_counter()
         with bench.slots.active(adapter):
-            begun = _Prefix(bench, fmt, [*fmt.head(), *prefix])
+            begun = _Prefix(bench, fmt, [*fmt.head(), *prefix], adapter)
         reading.append(time.perf_counter() - started)
         return begun
 
@@ -239,7 +239,7 @@ async def leave_one_out(engine: Engine, task: Task, *, priority: Priority = Prio
         from ttt.tree import Append
 
         with bench.slots.active(None):
-            root = _Prefix(bench, fmt, fmt.head())
+            root = _Prefix(bench, fmt, fmt.head(), None)
             leaves: dict[int, int] = {}
             level = [(root.node, list(range(len(segments))))]
             while level:
@@ -286,7 +286,7 @@ async def judge(
         from ttt.generate import Known, score
 
         with bench.slots.active(adapter):
-            root = _Prefix(bench, fmt, [*fmt.head(), *prefix])
+            root = _Prefix(bench, fmt, [*fmt.head(), *prefix], adapter)
             known = [(root.node, Known(s.question, s.answer, fmt.ending)) for s in judged]
             scores = score(root.tree, known, root.stopper)
         return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
@@ -297,12 +297,12 @@ async def judge(
 class _Prefix:
     """A shared prefix that has been run; lives on the owner thread."""
 
-    def __init__(self, bench: Bench, fmt: PromptFormat, tokens: Sequence[int]) -> None:
+    def __init__(self, bench: Bench, fmt: PromptFormat, tokens: Sequence[int], adapter: str | None) -> None:
         from ttt.generate import Stopper, grow
         from ttt.tree import TokenTree
 
         loaded = bench.loaded
-        self.tree = TokenTree(loaded.model)
+        self.tree = TokenTree(bench.runner(adapter))
         tokens = tokens or ()
         self.node = grow(self.tree, TokenTree.ROOT, tokens)
         self.mark = self.tree.mark()

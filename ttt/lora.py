@@ -10,7 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from peft import (
@@ -21,10 +21,12 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.lora import Linear, LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from ttt.decoder import Plain
 from ttt.errors import AdapterError
 from ttt.recipes import Recipe
 
@@ -128,6 +130,30 @@ class AdapterSlots:
         """The adapter's own weights, in a fixed order."""
         peft = self._attached(name)
         return [p for n, p in peft.named_parameters() if f".{name}." in n and "lora_" in n]
+
+    def plain(self, name: str) -> dict[str, Plain] | None:
+        """The adapter's weights (not copies) by the linear layer they stand beside, or None where it is more
+        than scale · B A beside linear layers."""
+        peft = self._attached(name)
+        found = {}
+        for path, module in self._base.named_modules():
+            if not isinstance(module, LoraLayer) or name not in module.lora_A:
+                continue
+            if type(module) is not Linear or module.use_dora[name] or module.lora_bias[name]:
+                return None
+            down, up = cast(Any, module.lora_A)[name], cast(Any, module.lora_B)[name]
+            scale: Any = module.scaling[name]
+            found[path] = Plain(down.weight.detach(), up.weight.detach(), float(scale))
+        state = get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False)
+        return found if len(state) == 2 * len(found) else None
+
+    def rebind(self, name: str, tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Let the adapter's layers use these tensors (A, B) as their weights from now on."""
+        self._attached(name)
+        for path, (a, b) in tensors.items():
+            module = cast(LoraLayer, self._base.get_submodule(path))
+            module.lora_A[name].weight.data = a
+            module.lora_B[name].weight.data = b
 
     def _add(self, name: str, config: PeftConfig) -> PeftModel:
         if name in self.names:

@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ttt.dataset import Sequence, sequences
 from ttt.engine import Bench, Engine, Priority
 from ttt.errors import Cancelled, NonFiniteLoss, OutOfMemory, TaskError
+from ttt.gradients import trainable
 from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe
 from ttt.task import Task
-
-if TYPE_CHECKING:
-    import torch
 
 EXPLODED = 20.0
 """A loss (nats a token) above this, or above thrice the first, is an explosion: a uniform guess over
@@ -143,34 +140,27 @@ class _Training:
         import torch
 
         request = self.request
-        bench.slots.create(request.name, request.recipe, request.seed)
+        recipe = request.recipe
+        bench.slots.create(request.name, recipe, request.seed)
         self.attached = True
-        self.weights = bench.slots.parameters(request.name)
+        self.weights = trainable(bench, request.name)
         # The adapter runs in the model's type; its optimiser keeps a float32 copy, since at bfloat16's
         # eight bits small updates would be lost.
-        self.masters = [w.detach().float().clone().requires_grad_() for w in self.weights]
-        recipe = request.recipe
+        self.master = self.weights.flat.float().clone().requires_grad_()
         self.optimizer = torch.optim.AdamW(
-            self.masters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+            [self.master], lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
-        self.trainable = sum(w.numel() for w in self.weights)
+        self.trainable = self.master.numel()
 
     def step(self, bench: Bench, step: int) -> float:
         """One forward, backward and update; returns the loss."""
-        import torch
-
         recipe = self.request.recipe
         batch = list(islice(self.stream, recipe.batch))
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate_factor(step, recipe)
         try:
-            with bench.slots.active(self.request.name) as model, torch.enable_grad():
-                for weight in self.weights:
-                    weight.requires_grad_(True)
-                loss, n = batch_loss(model, batch)
-                loss.backward()  # type: ignore[no-untyped-call]
-            value = float(loss.detach())
-            if math.isfinite(value):
+            loss, n = self.weights.loss(bench, batch)
+            if math.isfinite(loss):
                 self._update(recipe)
         except (MemoryError, RuntimeError) as error:
             text = str(error)
@@ -181,23 +171,19 @@ class _Training:
                     "sequence tokens or a smaller model."
                 ) from error
             raise
-        finally:
-            for weight in self.weights:
-                weight.grad = None
         self.tokens += sum(len(s.ids) for s in batch)
         self.labelled += n
-        return value
+        return loss
 
     def finish(self, bench: Bench) -> None:
-        if not all(bool(weight.isfinite().all()) for weight in self.weights):
+        if not bool(self.weights.flat.isfinite().all()):
             raise NonFiniteLoss(
                 "Training on this task failed: the last step made the adapter's weights infinite; "
                 f"lower the learning rate (now {self.request.recipe.learning_rate:g})."
             )
         if self.request.folder is not None:
             bench.slots.save(self.request.name, self.request.folder)
-        self.optimizer.state.clear()
-        self.masters.clear()
+        del self.optimizer, self.master, self.weights
 
     def drop(self, bench: Bench) -> None:
         """Detach the adapter, unless there never was one (another's of the same name is left alone)."""
@@ -207,13 +193,12 @@ class _Training:
     def _update(self, recipe: Recipe) -> None:
         import torch
 
-        for master, weight in zip(self.masters, self.weights, strict=True):
-            master.grad = weight.grad.float() if weight.grad is not None else None
-        torch.nn.utils.clip_grad_norm_(self.masters, recipe.max_gradient_norm)
+        self.master.grad = self.weights.grads.float()
+        torch.nn.utils.clip_grad_norm_([self.master], recipe.max_gradient_norm)
         self.optimizer.step()
+        self.master.grad = None
         with torch.no_grad():
-            for master, weight in zip(self.masters, self.weights, strict=True):
-                weight.copy_(master)
+            self.weights.flat.copy_(self.master)
 
 
 def rate_factor(step: int, recipe: Recipe) -> float:
@@ -223,30 +208,3 @@ def rate_factor(step: int, recipe: Recipe) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, recipe.steps - warmup)
     return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
-
-
-def batch_loss(model: torch.nn.Module, batch: list[Sequence]) -> tuple[torch.Tensor, int]:
-    """Mean cross-entropy over labelled tokens (scalar, float32) and their number.
-
-    Rows are padded on the right, which causal attention never looks at, so no mask is needed. Logits are
-    made only for positions that predict a label in some row.
-    """
-    import torch
-
-    device = next(model.parameters()).device
-    length = max(len(s.ids) for s in batch)
-    ids = torch.zeros(len(batch), length, dtype=torch.long)
-    labels = torch.full((len(batch), length), -100, dtype=torch.long)
-    for row, s in enumerate(batch):
-        ids[row, : len(s.ids)] = torch.tensor(s.ids)
-        mask = torch.tensor(s.labels)
-        mask[0] = False  # nothing predicts the first token
-        labels[row, : len(s.ids)][mask] = ids[row, : len(s.ids)][mask]
-    targets = labels[:, 1:]  # (batch, length - 1)
-    keep = (targets != -100).any(dim=0).nonzero()[:, 0]  # positions that predict a label
-    logits = model(input_ids=ids.to(device), use_cache=False, logits_to_keep=keep.to(device)).logits
-    chosen = targets[:, keep].to(device)  # (batch, kept)
-    loss = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), chosen.flatten(), ignore_index=-100
-    )
-    return loss, int((chosen != -100).sum())

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
 
-from ttt.errors import ModelError
+from ttt.runner import Batch, Runner
 
 CHUNK_TOKENS = 512
 """Tokens in one forward pass at most: bounds the mask and the activations."""
@@ -39,23 +37,9 @@ class TokenTree:
 
     ROOT = 0
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        """
-        Raises:
-            ModelError: the model has layers that a tree can't be run through.
-        """
-        self._model = model
-        self._device = model.device
-        self._cache = DynamicCache()
-        config = model.config.get_text_config()
-        self._window: int | None = getattr(config, "sliding_window", None)
-        self._layer_types = set(getattr(config, "layer_types", None) or ())
-        unknown = self._layer_types - {"full_attention", "sliding_attention"}
-        if unknown:
-            raise ModelError(
-                f"This model has layers of type {', '.join(sorted(unknown))}, where only full and sliding-window "
-                "attention can be run; choose another model."
-            )
+    def __init__(self, runner: Runner) -> None:
+        """`runner`: a fresh one, whose cache is empty."""
+        self._runner = runner
         self._ends = [0]
         self._ancestors = torch.ones(1, 1, dtype=torch.bool)  # (nodes, nodes): [i, j] = j is i or above it
         self._key_node = torch.zeros(0, dtype=torch.long)  # (keys,)
@@ -80,7 +64,7 @@ class TokenTree:
         """Forget all nodes and keys added since `mark` (nodes that stood then must not have grown since)."""
         nodes, keys = mark
         if len(self._key_node) > keys:
-            self._cache.crop(keys - len(self._key_node))  # negative: how many to remove
+            self._runner.crop(keys)
         self._ends = self._ends[:nodes]
         self._ancestors = self._ancestors[:nodes, :nodes]
         self._key_node, self._key_position = self._key_node[:keys], self._key_position[:keys]
@@ -118,7 +102,7 @@ class TokenTree:
             for row, slot in enumerate(range(cursor, stop)):
                 results[owner[slot]].append(logits[row])
             cursor = stop
-        empty = torch.zeros(0, self._model.config.get_text_config().vocab_size)
+        empty = torch.zeros(0, self._runner.vocabulary)
         return [torch.stack(rows) if rows else empty for rows in results]
 
     def _forward(
@@ -126,30 +110,10 @@ class TokenTree:
     ) -> torch.Tensor:
         node = torch.tensor(nodes)  # (tokens,)
         position = torch.tensor(positions)  # (tokens,)
+        first = not len(self._key_node)
         self._key_node = torch.cat([self._key_node, node])
         self._key_position = torch.cat([self._key_position, position])
         allowed = self._ancestors[node][:, self._key_node]  # (tokens, keys)
         allowed &= self._key_position[None, :] <= position[:, None]
-        output = self._model(
-            input_ids=torch.tensor([ids], device=self._device),
-            position_ids=position[None].to(self._device),
-            attention_mask=self._masks(allowed, position),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=keep.to(self._device),
-        )
-        logits: torch.Tensor = output.logits[0].float().cpu()  # (kept, vocabulary)
-        return logits
-
-    def _masks(self, allowed: torch.Tensor, position: torch.Tensor) -> Any:
-        full = self._additive(allowed)
-        if self._window is None or self._layer_types == {"full_attention"}:
-            return full
-        near = self._additive(allowed & (position[:, None] - self._key_position[None, :] < self._window))
-        # A model that names no layer types has the window in all of its layers.
-        return {"full_attention": full, "sliding_attention": near} if self._layer_types else near
-
-    def _additive(self, allowed: torch.Tensor) -> torch.Tensor:
-        dtype = self._model.dtype
-        mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-        return mask[None, None].to(self._device)  # (1, 1, tokens, keys)
+        causal = first and len(set(nodes)) == 1
+        return self._runner.run(Batch(torch.tensor(ids), position, allowed, self._key_position, causal, keep))

@@ -119,7 +119,9 @@ def doctor(model: Model = None, device: Device = None, dtype: Dtype = None, data
       ttt-router doctor
       ttt-router doctor --model organisation/model
     """
-    models.prepare_process()
+    from ttt.process import prepare
+
+    prepare()
     from router.cli.render import columns
     from router.doctor import diagnose
 
@@ -138,7 +140,9 @@ def graph() -> None:
     Example:
       ttt-router graph > graph.mmd
     """
-    models.prepare_process()
+    from ttt.process import prepare
+
+    prepare()
     from router.graph import build_graph
 
     print(build_graph().get_graph().draw_mermaid())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -53,7 +52,9 @@ def pull(model: Name = None) -> None:
       ttt-router model pull
       ttt-router model pull organisation/model
     """
-    prepare_process()
+    from ttt.process import prepare
+
+    prepare()
     from ttt.model import resolve
 
     with Reporter() as reporter:
@@ -75,7 +76,9 @@ def info(
       ttt-router model info
       ttt-router model info smollm2-135m --verify
     """
-    prepare_process()
+    from ttt.process import prepare
+
+    prepare()
     from ttt.hardware import DTYPE_BYTES
     from ttt.model import model_info
     from ttt.model_files import MANIFEST, gib
@@ -103,11 +106,3 @@ def info(
             )
         )
     print("\n".join(columns(rows)))
-
-
-def prepare_process() -> None:
-    """Set what libraries read from the environment when torch is first imported."""
-    from router.bootstrap import PROCESS_ENVIRONMENT
-
-    for name, value in PROCESS_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)

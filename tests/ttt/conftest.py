@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from ttt.engine import Engine
 from ttt.model import LoadedModel, load, resolve
 from ttt.recipes import Recipe
 from ttt.task import Demonstration, Task
+
+if TYPE_CHECKING:
+    from ttt.tree import TokenTree
 
 SMALL = Recipe("small", rank=4, alpha=8, learning_rate=1e-2, steps=6, batch=2, sequence_tokens=160)
 """A recipe that is quick on a tiny model and moves it visibly."""
@@ -26,6 +30,17 @@ def letters_task(n: int, seed: int = 0) -> Task:
 
 def load_tiny(folder: Path) -> LoadedModel:
     return load(resolve(str(folder)), "cpu", "float32")
+
+
+def tree_of(loaded: LoadedModel) -> TokenTree:
+    """An empty tree on the fused model."""
+    from ttt.decoder import read
+    from ttt.runner import DecoderRunner
+    from ttt.tree import TokenTree
+
+    decoder = read(loaded.model)
+    assert decoder is not None
+    return TokenTree(DecoderRunner(decoder))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ttt.conftest import load_tiny
+from tests.ttt.conftest import load_tiny, tree_of
 from ttt.generate import Known, Score, Stopper, decode, grow, score
 from ttt.model import LoadedModel
 from ttt.tree import TokenTree
@@ -52,7 +52,7 @@ def test_decoding_is_plain_greedy_decoding_row_by_row(loud: LoadedModel) -> None
     prefix = tokens(30, 0)
     questions = [tokens(n, n) for n in (3, 11, 6, 1, 25)]
     stopper = Stopper(loud.tokenizer, ("never said",), loud.eos_ids)
-    tree = TokenTree(loud.model)
+    tree = tree_of(loud)
     found = decode(tree, grow(tree, TokenTree.ROOT, prefix), questions, stopper, BUDGET)
     said = set()
     for question, row in zip(questions, found, strict=True):
@@ -72,7 +72,7 @@ def test_a_row_ends_at_its_first_stop_string_and_the_others_go_on(
     babbler: LoadedModel, stop: tuple[str, ...]
 ) -> None:
     questions = [tokens(8, seed) for seed in range(12)]
-    tree = TokenTree(babbler.model)
+    tree = tree_of(babbler)
     stopper = Stopper(babbler.tokenizer, stop, babbler.eos_ids)
     rows = decode(tree, TokenTree.ROOT, questions, stopper, BUDGET)
     for question, row in zip(questions, rows, strict=True):
@@ -90,7 +90,7 @@ def test_an_end_token_ends_a_row(loud: LoadedModel) -> None:
     prompt = tokens(9, 4)
     new = plain(loud, prompt)
     last = next(i for i in range(len(new) - 1, -1, -1) if new[i] not in new[:i])
-    tree = TokenTree(loud.model)
+    tree = tree_of(loud)
     (row,) = decode(tree, TokenTree.ROOT, [prompt], Stopper(loud.tokenizer, (), [new[last]]), BUDGET)
     assert row.finished and row.n_tokens == last + 1
     assert row.text == loud.tokenizer.decode(new[:last])
@@ -98,14 +98,14 @@ def test_an_end_token_ends_a_row(loud: LoadedModel) -> None:
 
 def test_decoding_stops_early_when_told_to(babbler: LoadedModel) -> None:
     answers = iter([False, False, True, True])
-    tree = TokenTree(babbler.model)
+    tree = tree_of(babbler)
     stopper = Stopper(babbler.tokenizer, ("never said",), babbler.eos_ids)
     (row,) = decode(tree, TokenTree.ROOT, [tokens(8, 0)], stopper, BUDGET, lambda: next(answers))
     assert row.n_tokens == 2 and not row.finished
 
 
 def scored(loaded: LoadedModel, prompt: Sequence[int], known: Known, stop: tuple[str, ...]) -> Score:
-    tree = TokenTree(loaded.model)
+    tree = tree_of(loaded)
     parent = grow(tree, TokenTree.ROOT, prompt[:-1])
     known = Known(list(prompt[-1:]), known.answer, known.terminator)
     (found,) = score(tree, [(parent, known)], Stopper(loaded.tokenizer, stop, loaded.eos_ids))
@@ -153,7 +153,7 @@ def test_an_answer_that_decoding_would_not_end_is_not_greedy(babbler: LoadedMode
 
 def test_many_answers_below_several_parents_are_scored_as_if_alone(loud: LoadedModel) -> None:
     stopper = Stopper(loud.tokenizer, ("\n",), loud.eos_ids)
-    tree = TokenTree(loud.model)
+    tree = tree_of(loud)
     parents = [tokens(20, 1), tokens(7, 2)]
     nodes = [grow(tree, TokenTree.ROOT, p) for p in parents]
     known = [Known(tokens(5, 10 + i), tokens(3, 20 + i), tokens(2, 30 + i)) for i in range(6)]
