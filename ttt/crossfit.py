@@ -1,14 +1,17 @@
 """Cross-fitted evidence: does a short training on some demonstrations help on the others?
 
 Train on half, judge the other half, swap: each demonstration is judged once, by an adapter and in a
-context that have not seen it, beside the base model in the same context.
+context that have not seen it, beside the base model in the same context. Both halves train at the same
+time and share their passes.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,7 +20,7 @@ from ttt.errors import TaskError
 from ttt.icl import judge
 from ttt.recipes import Recipe
 from ttt.task import Task
-from ttt.train import TrainRequest, TrainStep, train_adapter
+from ttt.train import TrainReport, TrainRequest, TrainStep, train_adapter
 
 MIN_DEMONSTRATIONS = 4
 """With fewer, a half has one demonstration and nothing can be learned from its order."""
@@ -60,39 +63,59 @@ async def cross_fit(
     order = list(range(n))
     random.Random(seed).shuffle(order)
     halves = (sorted(order[: n // 2]), sorted(order[n // 2 :]))
+    folds = (halves, halves[::-1])
+    parts = [replace(task, demonstrations=tuple(task.demonstrations[i] for i in own)) for own, _ in folds]
+    held_out = [[task.demonstrations[i] for i in judged] for _, judged in folds]
+    base = [await judge(engine, part, held, adapter=None) for part, held in zip(parts, held_out, strict=True)]
+    names = [f"probe-{uuid.uuid4().hex[:12]}" for _ in folds]  # several callers may probe one task at once
+
+    done = itertools.count(1)
+
+    def emit_either(step: TrainStep) -> None:
+        emit(TrainStep(next(done), 2 * recipe.steps, step.loss))
+
+    try:
+        reports = await _both(
+            train_adapter(
+                engine,
+                TrainRequest(part, recipe, seed, None, name),
+                emit_either,
+                should_stop,
+                keep=True,
+            )
+            for part, name in zip(parts, names, strict=True)
+        )
+        trained = [
+            await judge(engine, part, held, adapter=name)
+            for part, held, name in zip(parts, held_out, names, strict=True)
+        ]
+    finally:
+        await engine.run(partial(_drop, names=names))
     before: dict[int, tuple[bool, float]] = {}
     after: dict[int, tuple[bool, float]] = {}
-    tokens, train_s = 0, 0.0
-    for fold, (train_on, judged) in enumerate((halves, halves[::-1])):
-        part = replace(task, demonstrations=tuple(task.demonstrations[i] for i in train_on))
-        held_out = [task.demonstrations[i] for i in judged]
-        base = await judge(engine, part, held_out, adapter=None)
-        name = f"probe-{uuid.uuid4().hex[:12]}"  # several callers may probe one task at the same time
-        offset = fold * recipe.steps
-
-        def shifted(step: TrainStep, offset: int = offset) -> None:
-            emit(TrainStep(offset + step.step, 2 * recipe.steps, step.loss))
-
-        request = TrainRequest(part, recipe, seed, None, name)
-        report = await train_adapter(engine, request, shifted, should_stop, keep=True)
-        try:
-            trained = await judge(engine, part, held_out, adapter=name)
-        finally:
-            await engine.run(partial(_drop, name=name))
-        tokens += report.tokens
-        train_s += report.seconds
+    for (_, judged), was, now in zip(folds, base, trained, strict=True):
         for row, i in enumerate(judged):
-            before[i] = (base.correct[row], base.logprob[row])
-            after[i] = (trained.correct[row], trained.logprob[row])
+            before[i] = (was.correct[row], was.logprob[row])
+            after[i] = (now.correct[row], now.logprob[row])
     return CrossFitResult(
         tuple(before[i][0] for i in range(n)),
         tuple(after[i][0] for i in range(n)),
         tuple(before[i][1] for i in range(n)),
         tuple(after[i][1] for i in range(n)),
-        tokens,
-        train_s,
+        sum(report.tokens for report in reports),
+        sum(report.seconds for report in reports),
     )
 
 
-def _drop(bench: Bench, name: str) -> None:
-    bench.slots.drop(name)
+async def _both(trainings: Iterable[Awaitable[TrainReport]]) -> list[TrainReport]:
+    """All results, or the first error once all have ended."""
+    ended = await asyncio.gather(*trainings, return_exceptions=True)
+    for result in ended:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in ended if not isinstance(result, BaseException)]
+
+
+def _drop(bench: Bench, names: list[str]) -> None:
+    for name in names:
+        bench.slots.drop(name)

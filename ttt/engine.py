@@ -70,8 +70,10 @@ class Engine:
     def __init__(self, loaded: LoadedModel) -> None:
         from ttt.decoder import read
         from ttt.lora import AdapterSlots
+        from ttt.rounds import Rounds
 
         self.loaded = loaded
+        self.trainings = Rounds(self)
         self._bench = Bench(loaded, AdapterSlots(loaded.model), read(loaded.model))
         self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._count = itertools.count()

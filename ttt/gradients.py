@@ -39,6 +39,16 @@ def trainable(bench: Bench, name: str) -> Trainable:
     return PeftAdapter(bench, name)
 
 
+def losses(bench: Bench, steps: Many[tuple[Trainable, Many[Sequence]]]) -> list[tuple[float, int]]:
+    """`loss` of several adapters, each on its own batch: in one pass where all are fused."""
+    from ttt.backward import loss_and_gradients
+
+    fused = [(adapter.weights, batch) for adapter, batch in steps if isinstance(adapter, FusedAdapter)]
+    if len(fused) == len(steps) > 1 and bench.decoder is not None:
+        return loss_and_gradients(bench.decoder, fused)
+    return [adapter.loss(bench, batch) for adapter, batch in steps]
+
+
 class FusedAdapter:
     """Through `backward.loss_and_gradients`."""
 

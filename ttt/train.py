@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Many
+from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ttt.dataset import Sequence, sequences
 from ttt.engine import Bench, Engine, Priority
 from ttt.errors import Cancelled, NonFiniteLoss, OutOfMemory, TaskError
-from ttt.gradients import trainable
+from ttt.gradients import Trainable, trainable
 from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe
 from ttt.task import Task
@@ -66,6 +68,7 @@ class TrainReport:
     """All tokens run, padding not counted."""
     labelled_tokens: int
     seconds: float
+    """Of computing; where passes were shared, its share by tokens."""
     trainable_parameters: int
 
 
@@ -79,8 +82,13 @@ async def train_adapter(
 ) -> TrainReport:
     """Train a fresh LoRA adapter on the task's demonstrations.
 
-    With `keep` the adapter stays attached under `request.name`; otherwise it is detached at the end,
-    and always after a failure.
+    Trainings that run at the same time on one engine share their passes (see `rounds`). With `keep` the
+    adapter stays attached under `request.name`; otherwise it is detached at the end, and always after a
+    failure.
+
+    Args:
+        emit: gets each step after it was made.
+        should_stop: asked before each step, on the engine's thread.
 
     Raises:
         TaskError: no demonstrations.
@@ -88,57 +96,41 @@ async def train_adapter(
     """
     if not request.task.demonstrations:
         raise TaskError("Training needs at least one demonstration; add some or answer zero-shot.")
-    started = time.perf_counter()
-    recipe = request.recipe
     fmt = PromptFormat(engine.loaded.tokenizer, request.task)
-    stream = sequences(request.task, fmt, recipe, request.seed)
-    training = _Training(request, stream)
+    training = _Training(request, sequences(request.task, fmt, request.recipe, request.seed), should_stop)
     done = False
     try:
         await engine.run(training.start, Priority.TRAINING)
-        losses: list[float] = []
-        for step in range(recipe.steps):
-            if should_stop():
-                raise Cancelled(
-                    f"Training was cancelled after {step} of {recipe.steps} steps; the model is unchanged."
-                )
-            loss = await engine.run(partial(training.step, step=step), Priority.TRAINING)
-            losses.append(loss)
-            if not math.isfinite(loss) or loss > max(EXPLODED, 3 * losses[0]):
-                raise NonFiniteLoss(
-                    f"Training on this task failed: the loss was {loss:.3g} at step {step + 1} of {recipe.steps}; "
-                    f"lower the learning rate (now {recipe.learning_rate:g})."
-                )
-            emit(TrainStep(step + 1, recipe.steps, loss))
-            if step + 1 >= STOP_WINDOW and sum(losses[-STOP_WINDOW:]) / STOP_WINDOW < recipe.stop_loss:
-                break
+        async with aclosing(engine.trainings.run(training)) as steps:
+            async for step in steps:
+                emit(step)
         await engine.run(training.finish, Priority.TRAINING)
         done = True
     finally:
         if not (done and keep):
             await engine.run(training.drop, Priority.ANSWER)
-    return TrainReport(
-        recipe.id,
-        request.seed,
-        tuple(losses),
-        training.tokens,
-        training.labelled,
-        time.perf_counter() - started,
-        training.trainable,
-    )
+    return training.report()
 
 
 class _Training:
-    """One adapter's optimiser and data; lives on the owner thread between slices."""
+    """One adapter's optimiser and data; lives on the owner thread."""
 
-    def __init__(self, request: TrainRequest, stream: Iterator[Sequence]) -> None:
-        self.request, self.stream = request, stream
-        self.tokens = self.labelled = 0
+    weights: Trainable
+    send: Callable[[Any], None]
+
+    def __init__(
+        self, request: TrainRequest, stream: Iterator[Sequence], should_stop: Callable[[], bool]
+    ) -> None:
+        self.request, self.stream, self.should_stop = request, stream, should_stop
+        self.tokens = self.labelled = self.trainable = 0
+        self.seconds = 0.0
+        self.losses: list[float] = []
         self.attached = False
 
     def start(self, bench: Bench) -> None:
         import torch
 
+        started = time.perf_counter()
         request = self.request
         recipe = request.recipe
         bench.slots.create(request.name, recipe, request.seed)
@@ -151,31 +143,53 @@ class _Training:
             [self.master], lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
         self.trainable = self.master.numel()
+        self.seconds += time.perf_counter() - started
 
-    def step(self, bench: Bench, step: int) -> float:
-        """One forward, backward and update; returns the loss."""
-        recipe = self.request.recipe
-        batch = list(islice(self.stream, recipe.batch))
+    def batch(self) -> list[Sequence]:
+        done, recipe = len(self.losses), self.request.recipe
+        if self.should_stop():
+            raise Cancelled(
+                f"Training was cancelled after {done} of {recipe.steps} steps; the model is unchanged."
+            )
+        return list(islice(self.stream, recipe.batch))
+
+    def done(
+        self, loss: float, batch: Many[Sequence], labelled: int, seconds: float
+    ) -> tuple[TrainStep, bool]:
+        """One update from the gradients of a step; whether another step is to come."""
+        started = time.perf_counter()
+        recipe, step = self.request.recipe, len(self.losses)
+        self.losses.append(loss)
+        if not math.isfinite(loss) or loss > max(EXPLODED, 3 * self.losses[0]):
+            raise NonFiniteLoss(
+                f"Training on this task failed: the loss was {loss:.3g} at step {step + 1} of {recipe.steps}; "
+                f"lower the learning rate (now {recipe.learning_rate:g})."
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate_factor(step, recipe)
-        try:
-            loss, n = self.weights.loss(bench, batch)
-            if math.isfinite(loss):
-                self._update(recipe)
-        except (MemoryError, RuntimeError) as error:
-            text = str(error)
-            if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-                longest = max(len(s.ids) for s in batch)
-                raise OutOfMemory(
-                    f"Training ran out of memory at {len(batch)} × {longest} tokens; use a recipe with fewer "
-                    "sequence tokens or a smaller model."
-                ) from error
-            raise
+        self._update(recipe)
         self.tokens += sum(len(s.ids) for s in batch)
-        self.labelled += n
-        return loss
+        self.labelled += labelled
+        self.seconds += seconds + time.perf_counter() - started
+        last = self.losses[-STOP_WINDOW:]
+        learned = len(last) == STOP_WINDOW and sum(last) / STOP_WINDOW < recipe.stop_loss
+        return TrainStep(step + 1, recipe.steps, loss), step + 1 < recipe.steps and not learned
+
+    def failed(self, error: Exception, batch: Many[Sequence]) -> Exception:
+        """The error to tell when a pass over `batch` alone raised `error`."""
+        text = str(error)
+        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+            longest = max(len(s.ids) for s in batch)
+            told = OutOfMemory(
+                f"Training ran out of memory at {len(batch)} × {longest} tokens; use a recipe with fewer "
+                "sequence tokens or a smaller model."
+            )
+            told.__cause__ = error
+            return told
+        return error
 
     def finish(self, bench: Bench) -> None:
+        started = time.perf_counter()
         if not bool(self.weights.flat.isfinite().all()):
             raise NonFiniteLoss(
                 "Training on this task failed: the last step made the adapter's weights infinite; "
@@ -184,11 +198,24 @@ class _Training:
         if self.request.folder is not None:
             bench.slots.save(self.request.name, self.request.folder)
         del self.optimizer, self.master, self.weights
+        self.seconds += time.perf_counter() - started
 
     def drop(self, bench: Bench) -> None:
         """Detach the adapter, unless there never was one (another's of the same name is left alone)."""
         if self.attached:
             bench.slots.drop(self.request.name)
+
+    def report(self) -> TrainReport:
+        request = self.request
+        return TrainReport(
+            request.recipe.id,
+            request.seed,
+            tuple(self.losses),
+            self.tokens,
+            self.labelled,
+            self.seconds,
+            self.trainable,
+        )
 
     def _update(self, recipe: Recipe) -> None:
         import torch
