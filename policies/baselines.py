@@ -13,7 +13,7 @@ import numpy as np
 
 from policies.checks import answer, check_finite, check_situation, stay_arm
 from policies.errors import PolicyError
-from policies.types import ArmName, Decision, Signals, Situation
+from policies.types import MEASURED, ArmName, Decision, Signals, Situation
 
 SIGNAL_NAMES: tuple[str, ...] = (*(f.name for f in fields(Signals)), "probe_relative_gain")
 """Signals that a threshold may be put on."""
@@ -28,6 +28,10 @@ class AlwaysArm:
     @property
     def version(self) -> str:
         return f"always({self.arm})-1"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset()
 
     def decide(self, situation: Situation) -> Decision:
         check_situation(situation)
@@ -62,6 +66,10 @@ class FixedThreshold:
     @property
     def version(self) -> str:
         return f"threshold({self.signal} {self.direction} {self.threshold:g}: {self.arm})-1"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return MEASURED & {self.signal}
 
     def decide(self, situation: Situation) -> Decision:
         check_situation(situation)
@@ -110,6 +118,10 @@ class RandomAtBudget:
     @property
     def version(self) -> str:
         return f"random({self.share:g}: {self.arm}, seed {self.seed})-1"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return MEASURED  # what it decides is logged to learn from
 
     def decide(self, situation: Situation) -> Decision:
         check_situation(situation)

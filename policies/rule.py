@@ -43,6 +43,10 @@ class Rule:
         """`rule-1-` and the start of the hash of all parameters."""
         return f"rule-1-{content_hash(asdict(self))[:12]}"
 
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"loo_accuracy"})
+
     def decide(self, situation: Situation) -> Decision:
         """The next step.
 

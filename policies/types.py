@@ -118,10 +118,19 @@ class Decision:
     details: Mapping[str, float] = field(default_factory=dict)
 
 
+MEASURED = frozenset({"loo_accuracy", "loo_logprob", "agreement", "answer_entropy"})
+"""Signals that cost forward passes of their own, apart from the probe's."""
+
+
 class Policy(Protocol):
     """The estimator seam: whatever decides."""
 
     @property
     def version(self) -> str: ...
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Those of `MEASURED` that can change what it decides; others need not be paid for."""
+        ...
 
     def decide(self, situation: Situation) -> Decision: ...

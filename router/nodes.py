@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from policies.baselines import AlwaysArm
 from policies.guard import CrossFit, TrainingSummary, Verdict
 from policies.guard import guard as judge_evidence
+from policies.types import MEASURED
 from router import events
 from router import signals as measured
 from router.context import Context
@@ -131,14 +132,19 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         # A policy that estimates gains is optimistic about what is unmeasured; others only lack a figure.
         return {"steps": [Step("signals", 0.0, {"skipped": first.reason})]}
     started = time.perf_counter()
+    wanted = MEASURED if context.settings.signals == "all" else context.policy.reads
     loo, notes = None, []
-    if len(task.demonstrations) > 1:
+    if len(task.demonstrations) > 1 and wanted & {"loo_accuracy", "loo_logprob"}:
         try:
             loo = await leave_one_out(context.engine, task)
         except ContextOverflow as error:
             notes.append(f"Leave-one-out was not measured: {error}")
     loo_s = time.perf_counter() - started
     complete = state["signals"] if loo is None else measured.with_leave_one_out(state["signals"], loo)
+    detail: dict[str, Any] = {"leave_one_out_s": loo_s}
+    if not wanted & {"agreement", "answer_entropy"}:
+        runtime.stream_writer(events.SignalsReady(complete, loo_s))
+        return {"signals": complete, "steps": [Step("signals", loo_s, detail)], "notes": notes}
     try:
         seen = await consistency(context.engine, task, queries, result, should_stop=context.should_stop)
     except Cancelled:
@@ -148,8 +154,7 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     complete = measured.with_consistency(complete, seen)
     runtime.stream_writer(events.SignalsReady(complete, seconds))
-    detail = {
-        "leave_one_out_s": loo_s,
+    detail |= {
         "consistency_s": seconds - loo_s,
         "views": list(seen.views),
         "sampled_queries": len(seen.queries),

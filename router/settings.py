@@ -41,6 +41,8 @@ class Settings:
     expected_repeats: float = 0.0
     """Further queries of the same task that are expected later."""
     recipe: str = "standard"
+    signals: str = "needed"
+    """needed measures what the policy looks at; all measures everything, for episodes to learn from."""
     seed: int = 0
     tracing: bool = False
     """Whether LangSmith tracing may send prompts elsewhere when its environment variables ask for it."""
@@ -133,6 +135,8 @@ def _parse(key: str, value: Any, source: str) -> Any:
         value = str(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be a {kind.__name__}.")
+    if key == "signals" and value not in ("needed", "all"):
+        raise SettingsError(f"{source} sets signals to {value!r}; it must be needed or all.")
     if isinstance(value, float) and not 0 <= value < math.inf:
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be finite and at least 0.")
     return value

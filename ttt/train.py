@@ -97,7 +97,7 @@ async def train_adapter(
     if not request.task.demonstrations:
         raise TaskError("Training needs at least one demonstration; add some or answer zero-shot.")
     fmt = PromptFormat(engine.loaded.tokenizer, request.task)
-    training = _Training(request, sequences(request.task, fmt, request.recipe, request.seed), should_stop)
+    training = Training(request, sequences(request.task, fmt, request.recipe, request.seed), should_stop)
     done = False
     try:
         await engine.run(training.start, Priority.TRAINING)
@@ -112,7 +112,7 @@ async def train_adapter(
     return training.report()
 
 
-class _Training:
+class Training:
     """One adapter's optimiser and data; lives on the owner thread."""
 
     weights: Trainable

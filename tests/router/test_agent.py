@@ -23,6 +23,7 @@ from router.settings import Settings
 from store import AdapterKey
 from store.errors import NotFound
 from tests.router.conftest import OTHER, QUERIES, TASK, OpenRouter, kinds, ok_task
+from ttt import gradients
 from ttt.errors import ContextOverflow, TaskError
 from ttt.prompts import PromptFormat
 from ttt.task import Demonstration, Query, Task
@@ -54,6 +55,31 @@ def test_queries_may_be_texts_or_queries_and_answers_keep_their_order(open_route
     assert whole.answers == agent.ask(TASK, [Query(t) for t in texts], arm="icl").answers
     alone = [agent.ask(TASK, [t], arm="icl").texts[0] for t in texts]
     assert list(whole.texts) == alone
+
+
+def test_many_tasks_at_once_are_answered_in_order_and_train_together(
+    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: list[int] = []
+    real = gradients.losses
+
+    def count(bench: Any, steps: Any) -> Any:
+        shared.append(len(steps))
+        return real(bench, steps)
+
+    monkeypatch.setattr(gradients, "losses", count)
+    agent = open_router()
+    tasks = [replace(TASK, instruction=f"Say it {n} times.") for n in range(3)]
+    receipts = agent.ask_many([(task, QUERIES) for task in tasks], arm="ttt")
+    assert [r.fingerprint for r in receipts] == [t.fingerprint for t in tasks]
+    assert max(shared) == 3
+    again = agent.ask_many([(task, QUERIES) for task in tasks], arm="ttt", at_once=1)
+    assert [r.adapter for r in again] == [r.adapter for r in receipts]
+    assert [r.texts for r in again] == [r.texts for r in receipts]
+    with pytest.raises(RouterError, match="at_once is 0; it must be at least 1"):
+        agent.ask_many([(TASK, QUERIES)], at_once=0)
+    with pytest.raises(TaskError, match="nothing to answer"):
+        agent.ask_many([(TASK, QUERIES), (TASK, [])])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from policies.baselines import AlwaysArm
-from policies.types import Decision, Situation
+from policies.types import MEASURED, Decision, Situation
 from router import nodes, reuse
 from router.agent import Router
 from router.events import Decided, Done, Event, FellBack, GuardDone, ICLDone, TrainingStep
@@ -274,7 +274,7 @@ def test_training_that_was_asked_for_outright_fails_with_an_error(
 
 
 def test_cancelling_while_signals_are_measured_keeps_the_answers(open_router: OpenRouter) -> None:
-    agent = open_router(policy=TRUSTING)
+    agent = open_router(policy=TRUSTING, signals="all")
     receipt = fell_back(agent, stream_until(agent, lambda e: isinstance(e, ICLDone)))
     assert detail(receipt, "signals")["cancelled"] and receipt.signals["agreement"] is None
     assert receipt.signals["loo_accuracy"] is not None
@@ -435,6 +435,7 @@ class Watching:
     """A policy that keeps what it was asked and stays."""
 
     version = "watching-1"
+    reads = MEASURED
 
     def __init__(self) -> None:
         self.seen: list[Situation] = []
