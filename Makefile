@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all set-up by themselves, in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := router ttt policies store tests
+SOURCES := router ttt policies store tests benchmarks
 
 .PHONY: demo test check quick test-slow format clean
 

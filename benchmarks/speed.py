@@ -39,9 +39,9 @@ from ttt.process import prepare
 
 prepare()
 
+import reference_ttt as reference  # noqa: E402
 import torch  # noqa: E402
 
-import benchmarks.reference_ttt as reference  # noqa: E402
 from ttt import icl  # noqa: E402
 from ttt.augment import symbol_alphabet  # noqa: E402
 from ttt.dataset import Sequence, sequences  # noqa: E402

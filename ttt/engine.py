@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -49,6 +50,8 @@ class Bench:
     slots: AdapterSlots
     decoder: Decoder | None
     """The model's weights fused for speed; None where transformers runs it."""
+    decoding: Decoder | None
+    """The same in the type that decodes faster."""
 
     def runner(self, adapter: str | None) -> Runner:
         """A fresh cache for the model as it is, or with an adapter (merged into a copy where it can be)."""
@@ -57,11 +60,13 @@ class Bench:
         if self.decoder is None:
             return TransformersRunner(self.loaded.model)
         if adapter is None:
-            return DecoderRunner(self.decoder)
+            return DecoderRunner(self.decoder, self.decoding)
         lora = self.slots.plain(adapter)
         if lora is None or not self.decoder.covers(lora):
             return TransformersRunner(self.loaded.model)
-        return DecoderRunner(self.decoder.merged(lora))
+        merged = self.decoder.merged(lora)
+        wide = self.decoding is not None and self.decoding is not self.decoder
+        return DecoderRunner(merged, self.decoding.merged(lora) if wide and self.decoding else merged)
 
 
 class Engine:
@@ -69,17 +74,24 @@ class Engine:
 
     def __init__(self, loaded: LoadedModel) -> None:
         from ttt.decoder import read
+        from ttt.decoding import decoding_decoder
         from ttt.lora import AdapterSlots
+        from ttt.model import default_cache_dir
         from ttt.rounds import Rounds
 
         self.loaded = loaded
         self.trainings = Rounds(self)
-        self._bench = Bench(loaded, AdapterSlots(loaded.model), read(loaded.model))
+        decoder = read(loaded.model)
+        remembered = default_cache_dir() / "decoding.json"
+        decoding = None if decoder is None else decoding_decoder(decoder, remembered)
+        self._bench = Bench(loaded, AdapterSlots(loaded.model), decoder, decoding)
         self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._count = itertools.count()
         self._attached: dict[str, None] = {}
         self._in_use: dict[str, int] = {}
         self._closed = False
+        self.busy_s = 0.0
+        """Seconds that the owner thread has spent in slices so far."""
         self._thread = threading.Thread(target=self._work, name="ttt-engine", daemon=True)
         self._thread.start()
 
@@ -151,7 +163,9 @@ class Engine:
             _, _, run = self._queue.get()
             if run is None:
                 return
+            started = time.perf_counter()
             run()
+            self.busy_s += time.perf_counter() - started
 
 
 def parameters_hash(model: Any) -> str:

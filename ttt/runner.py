@@ -61,13 +61,19 @@ def additive(allowed: Tensor, dtype: torch.dtype, device: torch.device) -> Tenso
     return mask.to(device)
 
 
+FEW_TOKENS = 64
+"""A forward pass of at most so many tokens, after others, counts as a decoding step."""
+
+
 class DecoderRunner:
     """Through `Decoder`, with key and value buffers of our own."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, decoding: Decoder | None = None) -> None:
+        """`decoding`: the same weights in the type that decodes faster; runs passes of few tokens."""
         self._decoder = decoder
+        self._decoding = decoding = decoding or decoder
         n, shape = len(decoder.layers), (decoder.kv_heads, 0, decoder.head_size)
-        self._keys = [torch.empty(shape, dtype=decoder.dtype, device=decoder.device) for _ in range(n)]
+        self._keys = [torch.empty(shape, dtype=decoding.dtype, device=decoder.device) for _ in range(n)]
         self._values = list(self._keys)
         self._length = 0
 
@@ -80,7 +86,8 @@ class DecoderRunner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        decoder, start = self._decoder, self._length
+        few = len(batch.ids) <= FEW_TOKENS and self._length > 0
+        decoder, start = self._decoding if few else self._decoder, self._length
         end = start + len(batch.ids)
         self._reserve(end)
         self._length = end
@@ -98,7 +105,8 @@ class DecoderRunner:
             keys, values = self._keys[index], self._values[index]
             keys[:, start:end] = k.transpose(0, 1)
             values[:, start:end] = v.transpose(0, 1)
-            return attend(q, keys[:, :end], values[:, :end], layer.scale, masks[layer.window])
+            seen, mixed = keys[:, :end].to(q.dtype), values[:, :end].to(q.dtype)
+            return attend(q, seen, mixed, layer.scale, masks[layer.window])
 
         hidden = decoder.hidden(batch.ids.to(decoder.device), batch.positions.to(decoder.device), look)
         return decoder.logits(hidden[batch.keep.to(decoder.device)]).cpu()

@@ -1,0 +1,60 @@
+"""Attention in blocks equals PyTorch's own, forward and backward, whatever the length and the window.
+
+Tolerance 1e-5 of the largest value, float32: the same sums in another order.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ttt.attention import BLOCK, attend, causal, causal_back, causal_elsewhere
+
+SCALE = 0.3
+
+
+def heads(
+    tokens: int, heads: int = 6, kv_heads: int = 2, size: int = 16, device: str = "cpu"
+) -> list[Tensor]:
+    """q (tokens, heads, size), k and v (kv heads, tokens, size)."""
+    generator = torch.Generator().manual_seed(tokens)
+    q = torch.randn(tokens, heads, size, generator=generator)
+    k, v = (torch.randn(kv_heads, tokens, size, generator=generator) for _ in range(2))
+    return [t.to(device) for t in (q, k, v)]
+
+
+def close(found: Tensor, wanted: Tensor) -> bool:
+    return found.shape == wanted.shape and bool(
+        (found - wanted).abs().max() <= 1e-5 * wanted.abs().max() + 1e-6
+    )
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 200])
+@pytest.mark.parametrize("tokens", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
+def test_blocks_are_as_one_forward_and_backward(tokens: int, window: int | None) -> None:
+    q, k, v = heads(tokens)
+    found, kept = causal(q, k, v, SCALE, window)
+    wanted, recorded = causal_elsewhere(q, k, v, SCALE, window)
+    assert close(found, wanted)
+    d = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    for mine, theirs in zip(causal_back(d, kept, SCALE, window), recorded.back(d), strict=True):
+        assert close(mine, theirs)
+
+
+def test_a_mask_of_the_triangle_is_causal() -> None:
+    q, k, v = heads(2 * BLOCK + 3)
+    n = len(q)
+    mask = torch.zeros(n, n).masked_fill_(torch.ones(n, n).triu(1).bool(), torch.finfo(torch.float32).min)
+    assert close(attend(q, k, v, SCALE, mask), attend(q, k, v, SCALE, None))
+
+
+@pytest.mark.gpu
+def test_on_cuda_it_is_what_it_is_on_the_cpu() -> None:
+    """Tolerance 1e-3: CUDA multiplies in another order and may round to TensorFloat-32."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA on this machine")
+    q, k, v = heads(300)
+    wanted = attend(q, k, v, SCALE, None)
+    found = attend(*heads(300, device="cuda"), SCALE, None).cpu()
+    assert (found - wanted).abs().max() <= 1e-3 * wanted.abs().max()
