@@ -1,6 +1,6 @@
 """Attention in blocks equals PyTorch's own, forward and backward, whatever the length and the window.
 
-Tolerance 1e-5 of the largest value, float32: the same sums in another order.
+Tolerance 1e-5, and 1e-5 of the largest value, float32: the same sums in another order.
 """
 
 from __future__ import annotations
