@@ -16,13 +16,26 @@ from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Row,
+    Select,
+    Text,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from store import blobs
 from store.database import Database, insert_or
 from store.errors import AdapterDamaged, NotFound, translated
 from store.leases import Lease, check_lease
-from store.tables import adapters
+from store.tables import adapter_demonstrations, adapters
 
 KEY_TAG = "adapter-key-1"
 """Version of the canonical form of a key; another form is another tag."""
@@ -78,6 +91,8 @@ class Adapters:
     def __init__(self, db: Database, folder: Path) -> None:
         self._db = db
         self.folder = folder
+        self._verified: dict[str, blobs.Stamp] = {}
+        """What the files of an adapter were like when their hash was right."""
 
     @contextmanager
     def stage(self) -> Iterator[Path]:
@@ -124,6 +139,7 @@ class Adapters:
                 .values(values)
                 .on_conflict_do_update(index_elements=[adapters.c.key_hash], set_=values)
             )
+            _index(connection, key.hash, row.demonstration_hashes)
         return row
 
     def find(self, key: AdapterKey) -> AdapterRow | None:
@@ -146,16 +162,20 @@ class Adapters:
         Largest first, then newest first. Those that an adapter has not seen can judge it.
         """
         wanted = frozenset(demonstration_hashes)
-        query = select(adapters).where(
-            adapters.c.base_revision == base_revision, adapters.c.template == template
-        )
         with self._db.read() as connection:
+            query = select(adapters).where(
+                adapters.c.key_hash.in_(_keys_of_subsets(connection, wanted)),
+                adapters.c.base_revision == base_revision,
+                adapters.c.template == template,
+            )
             rows = [_from_sql(row) for row in connection.execute(query)]
-        subsets = [row for row in rows if frozenset(row.demonstration_hashes) < wanted]
-        return sorted(subsets, key=lambda row: (-len(set(row.demonstration_hashes)), -row.created_at))
+        return sorted(rows, key=lambda row: (-len(set(row.demonstration_hashes)), -row.created_at))
 
     def path(self, row: AdapterRow, verify: bool = True) -> Path:
         """The adapter's folder, immutable.
+
+        The files are read again only when their names, sizes, times or numbers are not those of the last
+        time that their hash was right.
 
         Raises:
             AdapterDamaged: it is missing or, with `verify`, its content does not match its hash.
@@ -168,12 +188,18 @@ class Adapters:
             )
         if verify:
             with translated(folder):
+                stamp = blobs.stamp(folder)
+                if self._verified.get(row.content_hash) == stamp:
+                    return folder
+                settled = blobs.settled(stamp)
                 actual = blobs.content_hash(folder)
             if actual != row.content_hash:
                 raise AdapterDamaged(
                     f"The adapter folder {folder} has changed (its content hash is now {actual[:12]}…); "
                     "train the task again to replace it."
                 )
+            if settled:
+                self._verified[row.content_hash] = stamp
         return folder
 
     def touch(self, row: AdapterRow) -> None:
@@ -218,6 +244,33 @@ class Adapters:
             )
         if result.rowcount == 0:
             raise NotFound(f"No adapter with key {row.key.hash[:12]}…; train the task again.")
+
+
+def _index(connection: Connection, key_hash: str, demonstration_hashes: Collection[str]) -> None:
+    """Say anew which demonstrations this adapter was trained on."""
+    index, own = adapter_demonstrations, sorted(set(demonstration_hashes))
+    connection.execute(delete(index).where(index.c.key_hash == key_hash))
+    rows = [
+        {"key_hash": key_hash, "demonstration_hash": demonstration, "n_demonstrations": len(own)}
+        for demonstration in own or [""]
+    ]
+    connection.execute(insert(index), rows)
+
+
+def _keys_of_subsets(connection: Connection, wanted: Collection[str]) -> Select[tuple[str]]:
+    """Keys of the adapters that have fewer demonstrations than are wanted, all of them wanted."""
+    given = json.dumps(sorted({*wanted, ""}))  # one parameter, however many they are
+    if connection.dialect.name == "postgresql":
+        each = func.json_array_elements_text(cast(literal(given, Text), JSON)).table_valued("value")
+    else:
+        each = func.json_each(given).table_valued("value")
+    index = adapter_demonstrations.c
+    return (
+        select(index.key_hash)
+        .where(index.demonstration_hash.in_(select(each.c.value)), index.n_demonstrations < len(wanted))
+        .group_by(index.key_hash, index.n_demonstrations)
+        .having(func.count() >= index.n_demonstrations)
+    )
 
 
 def _from_sql(row: Row[Any]) -> AdapterRow:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 STAGING_PREFIX = ".staging-"
 STAGING_MAX_AGE_S = 24 * 3600.0
+SETTLED_AFTER_S = 3.0
+"""More than the coarsest clock of a file system, 2 s."""
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -37,6 +39,22 @@ def content_hash(folder: Path) -> str:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+Stamp = tuple[tuple[str, int, int, int, int], ...]
+"""Name, size (bytes), times of the last change of content and of attributes (ns), and number of each file."""
+
+
+def stamp(folder: Path) -> Stamp:
+    """What any later change to the files of `folder` changes too, without reading them."""
+    found = ((path.relative_to(folder).as_posix(), path.stat()) for path in files_of(folder))
+    return tuple((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in found)
+
+
+def settled(stamp: Stamp) -> bool:
+    """Whether the last change is so long ago that one from now on can't have the same time."""
+    latest = max((max(mtime, ctime) for _, _, mtime, ctime, _ in stamp), default=0)
+    return latest < time.time_ns() - SETTLED_AFTER_S * 1e9
 
 
 def size_bytes(folder: Path) -> int:

@@ -119,6 +119,9 @@ class Episodes:
         with self._db.read() as connection:
             found = connection.execute(query).all()
             if not found and len(episode_id) >= MIN_PREFIX:
+                if connection.dialect.name == "sqlite":  # for its LIKE alone it would read every episode
+                    last = f"{episode_id}\U0010ffff"
+                    starts = starts.where(episodes.c.episode_id.between(episode_id, last))
                 found = connection.execute(starts).all()
         if len(found) > 1:
             raise NotFound(f"Several episodes begin with {episode_id!r}; give more characters of the id.")

@@ -94,7 +94,19 @@ adapters = Table(
     Column("accepted", Boolean, nullable=False),
     Column("report", JSON, nullable=False),
     Column("demonstration_hashes", JSON, nullable=False),
-    Index("ix_adapters_base", "base_revision", "template"),
+)
+
+# The distinct `demonstration_hashes` of each adapter, for `Adapters.find_subset`. Each row says how many
+# there are, so that the index alone tells which adapters have no others than those that are looked for. An
+# adapter of no demonstrations has one row, with the empty text.
+adapter_demonstrations = Table(
+    "adapter_demonstrations",
+    metadata,
+    Column("key_hash", Text, ForeignKey("adapters.key_hash", ondelete="CASCADE"), primary_key=True),
+    Column("demonstration_hash", Text, primary_key=True),
+    Column("n_demonstrations", Integer, nullable=False),
+    Index(None, "demonstration_hash", "n_demonstrations", "key_hash"),
+    sqlite_with_rowid=False,  # the primary key is the table: two copies of each row rather than three
 )
 
 leases = Table(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event, func, select
 
-from store import AdapterKey, AdapterRow, Lease, Store
+from store import AdapterKey, AdapterRow, EpisodeRow, Lease, Store, TaskRow, blobs
 from store.errors import AdapterDamaged, LeaseLost, NotFound
+from store.tables import adapter_demonstrations, adapters
 
 KEY = AdapterKey("task1:aa", "tiny@1", "plain-1", "default", 0)
 
@@ -90,6 +98,29 @@ def test_a_damaged_adapter_is_detected_and_repaired_by_publishing_again(opened: 
     with pytest.raises(AdapterDamaged, match=f"{folder}.*train the task again"):
         opened.adapters.path(row)
     assert opened.adapters.path(publish(opened)) == folder
+
+
+def test_a_file_is_read_again_only_after_a_change(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    whole = blobs.content_hash
+    monkeypatch.setattr(blobs, "content_hash", lambda folder: (read.append(folder), whole(folder))[1])
+    row = publish(opened)
+    read.clear()
+    opened.adapters.path(row)
+    folder = opened.adapters.path(row)
+    assert read == [folder, folder]  # changed a moment ago: another change might have the same time
+    monkeypatch.setattr(blobs, "SETTLED_AFTER_S", 0.05)
+    time.sleep(0.1)
+    opened.adapters.path(row)
+    opened.adapters.path(row)
+    assert read == [folder] * 3
+    weights = folder / "adapter_model.safetensors"
+    before = weights.stat()
+    weights.write_bytes(b"weighty")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # as large and as old as it was
+    with pytest.raises(AdapterDamaged):
+        opened.adapters.path(row)
+    assert len(read) == 4
 
 
 def test_verification_can_be_left_out(opened: Store) -> None:
@@ -176,6 +207,84 @@ def test_adapters_of_fewer_demonstrations_are_found_largest_first(opened: Store)
     publish(opened, replace(KEY, base_revision="tiny@2"), demonstrations=("d1",))
     publish(opened, replace(KEY, template="plain-2"), demonstrations=("d1",))
     assert opened.adapters.find_subset(["d1", "d2", "d3"], "tiny@1", "plain-1") == [two, one]
+
+
+def by_brute_force(rows: Sequence[AdapterRow], wanted: Collection[str]) -> list[AdapterRow]:
+    found = [row for row in rows if set(row.demonstration_hashes) < set(wanted)]
+    return sorted(found, key=lambda row: (-len(set(row.demonstration_hashes)), -row.created_at))
+
+
+def test_subsets_are_those_that_a_search_of_all_adapters_finds(opened: Store) -> None:
+    rng = random.Random(0)
+    pool = [f"d{i}" for i in range(6)]
+    for i in range(60):  # with repeats, without any demonstration, and each third published twice
+        key = replace(KEY, fingerprint=f"task1:{i - i % 3 % 2}")
+        publish(opened, key, demonstrations=tuple(rng.choices(pool, k=rng.randrange(5))))
+    rows = opened.adapters.list()
+    assert len(rows) == 40
+    for _ in range(200):
+        wanted = rng.choices(pool, k=rng.randrange(7))
+        assert opened.adapters.find_subset(wanted, "tiny@1", "plain-1") == by_brute_force(rows, wanted)
+
+
+def test_a_subset_of_very_many_demonstrations_is_found(opened: Store) -> None:
+    """More than a statement may have parameters."""
+    many = [f"d{i}" for i in range(70_000)]
+    row = publish(opened, demonstrations=tuple(many[:-1]))
+    assert opened.adapters.find_subset(many, "tiny@1", "plain-1") == [row]
+    assert opened.adapters.find_subset(many[1:], "tiny@1", "plain-1") == []
+
+
+def test_publishing_again_under_a_key_replaces_its_demonstrations(opened: Store) -> None:
+    publish(opened, demonstrations=("d1", "d2"))
+    row = publish(opened, demonstrations=("d3",))
+    assert opened.adapters.find_subset(["d1", "d2", "x"], "tiny@1", "plain-1") == []
+    assert opened.adapters.find_subset(["d3", "x"], "tiny@1", "plain-1") == [row]
+
+
+def test_the_demonstrations_of_a_deleted_adapter_go_with_it(opened: Store) -> None:
+    publish(opened)
+    with opened.db.write() as connection:
+        connection.execute(adapters.delete())
+        assert connection.scalar(select(func.count()).select_from(adapter_demonstrations)) == 0
+
+
+def test_nothing_that_one_answer_asks_the_database_reads_a_whole_table(
+    tmp_path: Path, task: TaskRow, episode: EpisodeRow
+) -> None:
+    """SQLite's own plans, for a database without statistics."""
+    opened = Store.open(f"sqlite:///{tmp_path / 'store.db'}", tmp_path / "adapters")
+    asked: list[tuple[str, Any]] = []
+
+    @event.listens_for(opened.db.engine, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        asked.append((statement, parameters))
+
+    lease = opened.leases.acquire("train", "a", ttl_s=60)
+    assert lease is not None
+    row = publish(opened, lease=lease)
+    opened.leases.renew(lease)
+    opened.leases.release(lease)
+    opened.adapters.find(KEY)
+    opened.adapters.find_subset(["d1", "d2", "d3"], "tiny@1", "plain-1")
+    opened.adapters.touch(row)
+    opened.adapters.set_accepted(row, True)
+    opened.episodes.record(episode, task)
+    opened.episodes.get(episode.episode_id)
+    opened.episodes.get(episode.episode_id[:8])
+    opened.episodes.recent(20)
+    opened.episodes.outcomes(episode.episode_id)
+    opened.close()
+    plans: list[str] = []
+    with sqlite3.connect(tmp_path / "store.db") as connection:
+        for statement, parameters in asked:
+            if statement.split()[0] in ("SELECT", "INSERT", "UPDATE", "DELETE"):
+                first = parameters[0] if isinstance(parameters, list) else parameters
+                plans += [step[3] for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}", first)]
+    assert any("ix_adapter_demonstrations_demonstration_hash" in plan for plan in plans)
+    scans = [plan for plan in plans if plan.startswith("SCAN") and "VIRTUAL TABLE" not in plan]
+    # `recent` walks an index and stops at its limit.
+    assert scans == ["SCAN episodes USING INDEX ix_episodes_created_at"]
 
 
 def test_use_and_verdict_are_recorded(opened: Store) -> None:

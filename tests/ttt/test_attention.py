@@ -26,7 +26,7 @@ def heads(
 
 def close(found: Tensor, wanted: Tensor) -> bool:
     return found.shape == wanted.shape and bool(
-        (found - wanted).abs().max() <= 1e-5 * wanted.abs().max() + 1e-6
+        (found - wanted).abs().max() <= 1e-5 * wanted.abs().max() + 1e-5
     )
 
 
