@@ -56,5 +56,6 @@ def test_on_cuda_it_is_what_it_is_on_the_cpu() -> None:
         pytest.skip("no CUDA on this machine")
     q, k, v = heads(300)
     wanted = attend(q, k, v, SCALE, None)
-    found = attend(*heads(300, device="cuda"), SCALE, None).cpu()
+    there = heads(300, device="cuda")
+    found = attend(there[0], there[1], there[2], SCALE, None).cpu()
     assert (found - wanted).abs().max() <= 1e-3 * wanted.abs().max()
