@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from policies.cost import CostModel
@@ -61,6 +63,7 @@ def open_parts(
     try:
         from ttt.model import load, resolve
 
+        _settle_imports()
         loaded = load(resolve(settings.model, progress=progress), settings.device, settings.dtype)
     except BaseException:
         opened.close()
@@ -69,6 +72,23 @@ def open_parts(
     costs, notes = _costs(costs_file, loaded.n_nonembedding)
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     return Parts(Engine(loaded), opened, policy or Rule(), costs, costs_file, owner, notes)
+
+
+@cache
+def _settle_imports() -> None:
+    """Import what every answer needs, and have the garbage collector pass over all that is there by now.
+
+    A full collection looks at every object while all threads wait: with these libraries half a million, for
+    a quarter of a second, about once in a hundred answers. The model, loaded later, stays collectable.
+    """
+    import langgraph.graph  # noqa: F401
+    import transformers
+
+    import ttt.lora  # noqa: F401
+
+    transformers.AutoModelForCausalLM  # noqa: B018 – libraries are imported at the first use of a name
+    gc.collect()
+    gc.freeze()
 
 
 def costs_path(settings: Settings, revision: str, dtype: str) -> Path:

@@ -11,15 +11,29 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, exc, inspect, make_url, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Executable,
+    Table,
+    create_engine,
+    event,
+    exc,
+    inspect,
+    make_url,
+    text,
+)
 
 from store.errors import DatabaseTooNew, DatabaseUnavailable, StoreError, is_lock_error, translated
 from store.migrations import HEAD
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
     from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -142,7 +156,22 @@ class Database:
 
 def insert_or(connection: Connection, table: Table) -> SqliteInsert | PostgresInsert:
     """An INSERT with `on_conflict_do_nothing` and `on_conflict_do_update`, in the connection's dialect."""
-    if connection.dialect.name == "postgresql":
+    return _insert(connection.dialect.name, table)
+
+
+def insert_new(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
+    """Insert a row; False, and nothing is changed, when one with the same key is there already."""
+    # Not by `rowcount`, which says nothing of an INSERT on PostgreSQL.
+    return connection.execute(_insert_new(connection.dialect.name, table), dict(values)).first() is not None
+
+
+def columns_of(row: DataclassInstance) -> dict[str, Any]:
+    """The fields of a dataclass as values to insert; unlike `asdict`, without copying what is in them."""
+    return {field.name: getattr(row, field.name) for field in fields(row)}
+
+
+def _insert(dialect: str, table: Table) -> SqliteInsert | PostgresInsert:
+    if dialect == "postgresql":
         from sqlalchemy.dialects import postgresql
 
         return postgresql.insert(table)
@@ -151,11 +180,9 @@ def insert_or(connection: Connection, table: Table) -> SqliteInsert | PostgresIn
     return sqlite.insert(table)
 
 
-def insert_new(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
-    """Insert a row; False, and nothing is changed, when one with the same key is there already."""
-    statement = insert_or(connection, table).values(values).on_conflict_do_nothing()
-    # Not by `rowcount`, which says nothing of an INSERT on PostgreSQL.
-    return connection.execute(statement.returning(*table.primary_key)).first() is not None
+@cache
+def _insert_new(dialect: str, table: Table) -> Executable:
+    return _insert(dialect, table).on_conflict_do_nothing().returning(*table.primary_key)
 
 
 def _revision(connection: Connection) -> str | None:

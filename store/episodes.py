@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from sqlalchemy import Row, exists, select, tuple_
 
-from store.database import Database, insert_new
+from store.database import Database, columns_of, insert_new
 from store.errors import NotFound, StoreError
 from store.tables import episodes, outcomes, tasks
 
@@ -101,10 +101,10 @@ class Episodes:
         Returns:
             False when an episode with this id is there already; it is left as it is.
         """
-        task_values = asdict(task) | {"n_demonstrations": len(task.demonstrations)}
+        task_values = columns_of(task) | {"n_demonstrations": len(task.demonstrations)}
         with self._db.write() as connection:
             insert_new(connection, tasks, task_values)
-            return insert_new(connection, episodes, asdict(row))
+            return insert_new(connection, episodes, columns_of(row))
 
     def get(self, episode_id: str) -> EpisodeRow:
         """The episode with this id, or the only one whose id begins so (at least 6 characters).
@@ -164,7 +164,7 @@ class Episodes:
             known = connection.scalar(select(exists().where(episodes.c.episode_id == row.episode_id)))
             if not known:
                 raise NotFound(f"No episode {row.episode_id!r}; see the history for its id.")
-            return insert_new(connection, outcomes, asdict(row))
+            return insert_new(connection, outcomes, columns_of(row))
 
     def outcomes(self, episode_id: str) -> tuple[OutcomeRow, ...]:
         """All evidence about the episode with this whole id, in the order in which it came."""

@@ -103,7 +103,12 @@ def test_a_damaged_adapter_is_detected_and_repaired_by_publishing_again(opened: 
 def test_a_file_is_read_again_only_after_a_change(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     whole = blobs.content_hash
-    monkeypatch.setattr(blobs, "content_hash", lambda folder: (read.append(folder), whole(folder))[1])
+
+    def noted(folder: Path) -> str:
+        read.append(folder)
+        return whole(folder)
+
+    monkeypatch.setattr(blobs, "content_hash", noted)
     row = publish(opened)
     read.clear()
     opened.adapters.path(row)
