@@ -9,7 +9,6 @@ be trained in one pass, each on its own rows. Gradients equal PEFT's up to round
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,71 +19,13 @@ from torch import Tensor
 
 from ttt.attention import Kept, KeptElsewhere, causal, causal_back, causal_elsewhere
 from ttt.dataset import Sequence
-from ttt.decoder import Decoder, Fused, Layer, Norm, Plain, rms_norm, rotate
+from ttt.decoder import Decoder, Layer, Norm, rms_norm, rotate
+from ttt.flat_lora import LoraWeights
 
+PADDED = 1.25
+"""Tokens with padding ÷ tokens without, at most, for tasks to be padded to one length."""
 LOGITS = 2**25
 """Elements of the logits made at once (float32: 128 MB)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Up:
-    """B of one module."""
-
-    rows: slice
-    """Of the fused output."""
-    ranks: slice
-    """Of the fused down-projection."""
-    b: Tensor
-    """(outputs, rank)."""
-    grad: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """LoRA of linear layers that share their input."""
-
-    a: Tensor
-    """(ranks of all, inputs)."""
-    grad: Tensor
-    ups: tuple[Up, ...]
-
-
-class LoraWeights:
-    """One adapter's weights in one flat tensor, and their gradients in another."""
-
-    def __init__(self, decoder: Decoder, modules: Mapping[str, Plain]) -> None:
-        """Copies the values of `modules`, which all have one scale."""
-        n = sum(m.a.numel() + m.b.numel() for m in modules.values())
-        (self.scale,) = {m.scale for m in modules.values()}
-        self.flat = torch.empty(n, dtype=decoder.dtype, device=decoder.device)
-        self.grads = torch.zeros_like(self.flat)
-        self.views: dict[str, tuple[Tensor, Tensor]] = {}
-        """Name → A, B as views of `flat`."""
-        self._next = 0
-        self.pairs = [tuple(self._pair(f, modules) for f in layer.linears) for layer in decoder.layers]
-        assert self._next == n  # every adapted layer is part of the decoder
-
-    def _take(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        span = slice(self._next, self._next + rows * columns)
-        self._next = span.stop
-        return self.flat[span].view(rows, columns), self.grads[span].view(rows, columns)
-
-    def _pair(self, fused: Fused, modules: Mapping[str, Plain]) -> Pair | None:
-        named = [(name, rows) for name, rows in zip(fused.names, fused.rows, strict=True) if name in modules]
-        if not named:
-            return None
-        ranks = [modules[name].a.shape[0] for name, _ in named]
-        a, grad_a = self._take(sum(ranks), modules[named[0][0]].a.shape[1])
-        ups, start = [], 0
-        for (name, rows), rank in zip(named, ranks, strict=True):
-            own = slice(start, start + rank)
-            b, grad_b = self._take(rows.stop - rows.start, rank)
-            a[own].copy_(modules[name].a)
-            b.copy_(modules[name].b)
-            self.views[name] = (a[own], b)
-            ups.append(Up(rows, own, b, grad_b))
-            start += rank
-        return Pair(a, grad_a, tuple(ups))
 
 
 @dataclass(slots=True)
@@ -139,6 +80,11 @@ class _Pass:
         kept: list[int] = []
         targets: list[int] = []
         self.counts: list[int] = []
+        lengths = [sum(len(s.ids) for s in sequences) for _, sequences in tasks]
+        longest = max(lengths)
+        alike = len({lora.layout for lora in self.loras}) == 1
+        # Tasks of about the same length are padded at their end to run their LoRA products as one batch.
+        self.uniform = len(tasks) > 1 and alike and longest * len(tasks) <= PADDED * sum(lengths)
         for _, sequences in tasks:
             begin, labelled = len(ids), len(kept)
             for s in sequences:
@@ -149,6 +95,10 @@ class _Pass:
                 kept += [start + i - 1 for i in wanted]
                 targets += [s.ids[i] for i in wanted]
                 self.spans.append(slice(start, len(ids)))
+            if self.uniform:
+                padding = begin + longest - len(ids)
+                ids += [0] * padding
+                positions += [0] * padding
             self.rows.append(slice(begin, len(ids)))
             self.counts.append(len(kept) - labelled)
         device = decoder.device
@@ -198,6 +148,9 @@ class _Pass:
         fused = self.decoder.layers[index].linears[which]
         y = F.linear(x, fused.weight, fused.bias)
         low[which] = []
+        if self.uniform:
+            low[which].append(self.linear_batched(x, y, index, which))
+            return y
         for rows, lora in zip(self.rows, self.loras, strict=True):
             pair = lora.pairs[index][which]
             if pair is None:
@@ -211,6 +164,49 @@ class _Pass:
             low[which].append(u)
         return y
 
+    def linear_batched(self, x: Tensor, y: Tensor, index: int, which: int) -> Tensor | None:
+        """Add every task's LoRA to `y` in place; the down-projections (tasks, tokens, ranks)."""
+        pairs = [lora.pairs[index][which] for lora in self.loras]
+        first = pairs[0]
+        if first is None:
+            return None
+        n = len(pairs)
+        a = torch.stack([p.a for p in pairs if p is not None])
+        u = torch.bmm(x.view(n, -1, x.shape[1]), a.transpose(1, 2))
+        if self.loras[0].scale != 1:
+            u *= self.loras[0].scale
+        out = y.view(n, -1, y.shape[1])
+        for j, up in enumerate(first.ups):
+            b = torch.stack([p.ups[j].b for p in pairs if p is not None])
+            out[:, :, up.rows].baddbmm_(u[:, :, up.ranks], b.transpose(1, 2))
+        return u
+
+    def linear_back_batched(
+        self, dy: Tensor, x: Tensor, dx: Tensor, index: int, which: int, u: Tensor | None
+    ) -> None:
+        """Fill every task's gradients and add what its LoRA sends back to `dx`."""
+        pairs = [lora.pairs[index][which] for lora in self.loras]
+        first = pairs[0]
+        if first is None or u is None:
+            return
+        n = len(pairs)
+        above, below = dy.view(n, -1, dy.shape[1]), x.view(n, -1, x.shape[1])
+        du = torch.empty_like(u)
+        for j, up in enumerate(first.ups):
+            own = above[:, :, up.rows]
+            b = torch.stack([p.ups[j].b for p in pairs if p is not None])
+            du[:, :, up.ranks] = torch.bmm(own, b)
+            for p, grad in zip(pairs, torch.bmm(own.transpose(1, 2), u[:, :, up.ranks]), strict=True):
+                if p is not None:
+                    p.ups[j].grad.copy_(grad)
+        if self.loras[0].scale != 1:
+            du *= self.loras[0].scale
+        for p, grad in zip(pairs, torch.bmm(du.transpose(1, 2), below), strict=True):
+            if p is not None:
+                p.grad.copy_(grad)
+        a = torch.stack([p.a for p in pairs if p is not None])
+        dx.view(n, -1, dx.shape[1]).baddbmm_(du, a)
+
     def attend(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         done, kept = [], []
         for span in self.spans:
@@ -221,7 +217,12 @@ class _Pass:
             done.append(mixed)
             kept.append(own)
         self.attended.append(kept)
-        return done[0] if len(done) == 1 else torch.cat(done)
+        if len(done) == 1:
+            return done[0]
+        out = torch.zeros(len(q), done[0].shape[1], dtype=q.dtype, device=q.device)  # padding stays 0
+        for span, mixed in zip(self.spans, done, strict=True):
+            out[span] = mixed
+        return out
 
     def loss(self, x: Tensor) -> tuple[list[tuple[float, int]], Tensor]:
         """Losses by task, and the gradient of their sum with respect to `x`."""
@@ -270,6 +271,9 @@ class _Pass:
 
     def linear_back(self, dy: Tensor, x: Tensor, index: int, which: int, kept: _Kept) -> Tensor:
         dx = dy @ self.decoder.layers[index].linears[which].weight
+        if self.uniform:
+            self.linear_back_batched(dy, x, dx, index, which, kept.low[which][0])
+            return dx
         for rows, lora, u in zip(self.rows, self.loras, kept.low[which], strict=True):
             pair = lora.pairs[index][which]
             if pair is None or u is None:
@@ -302,7 +306,7 @@ class _Pass:
         """From the mixed values back to the fused query, key and value: (tokens, outputs)."""
         decoder = self.decoder
         n = len(d)
-        both = torch.empty(
+        both = torch.zeros(
             n, decoder.heads + 2 * decoder.kv_heads, decoder.head_size, dtype=d.dtype, device=d.device
         )
         dq, dk, dv = decoder.heads_of(both.view(n, -1))

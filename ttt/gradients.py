@@ -53,7 +53,7 @@ class FusedAdapter:
     """Through `backward.loss_and_gradients`."""
 
     def __init__(self, bench: Bench, name: str, plain: dict[str, Plain]) -> None:
-        from ttt.backward import LoraWeights
+        from ttt.flat_lora import LoraWeights
 
         assert bench.decoder is not None
         self.weights = LoraWeights(bench.decoder, plain)
