@@ -302,12 +302,14 @@ def peak_memory(model: str, task: Task, how: Recipe) -> int:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--families", default=FAMILIES)
+    parser.add_argument(
+        "--families", default=FAMILIES, help="names, comma between; '' measures fixed sizes only"
+    )
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--quick", action="store_true", help="three families, medians of three")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    names = options.families.split(",")[: 3 if options.quick else None]
+    names = [n for n in options.families.split(",") if n][: 3 if options.quick else None]
     rounds = 3 if options.quick else 5
     source = resolve(options.model)
     engine = Engine(load(source))
@@ -337,11 +339,16 @@ def main(arguments: list[str]) -> int:
             report[key] = median([r[key] for r in report["families"].values()])
         report["loo_over_icl_ratio"] = median(loo_ratios)
         report["peak_memory_ratio"] = median(memory)
-        if options.out:
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
+        _write(report, options.out)
+    _write(report, options.out)
     print_table(report)
     engine.close()
     return 0
+
+
+def _write(report: dict[str, Any], file: Path | None) -> None:
+    if file is not None:
+        file.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def print_table(report: dict[str, Any]) -> None:
@@ -367,7 +374,8 @@ def print_table(report: dict[str, Any]) -> None:
         "loo_over_icl_ratio",
         "peak_memory_ratio",
     ):
-        print(f"{key}: {report[key]:.3f}")
+        if key in report:
+            print(f"{key}: {report[key]:.3f}")
     print(f"this process's own peak: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from ttt.errors import ContextOverflow
@@ -74,7 +74,7 @@ class PromptFormat:
 
     def head(self) -> tuple[int, ...]:
         """Beginning-of-sequence token where the tokenizer adds one, then the instruction."""
-        bos = tuple(self._tokenizer("").input_ids)
+        bos = _tokenised(self._tokenizer, "", True)
         bos = bos[:1] if bos and bos[0] == self._tokenizer.bos_token_id else ()
         if not self.instruction:
             return bos
@@ -124,12 +124,18 @@ class PromptFormat:
         return 2 * max(len(self.answer(d.output)) for d in task.demonstrations) + 8
 
     def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+        return _tokenised(self._tokenizer, text, False)
 
     def _one_token_a_cell(self, texts: Sequence[str]) -> bool:
         symbols = sorted({c for t in texts for c in t if not c.isspace()})
         joined = "".join(symbols) * 2
         return len(self._ids(joined)) == len(joined) and len(self._ids("0 " + joined[0])) > 2
+
+
+@lru_cache(maxsize=2048)
+def _tokenised(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> tuple[int, ...]:
+    """One answer asks some eighty times for the tokens of a few texts, at 60 µs each."""
+    return tuple(tokenizer(text, add_special_tokens=special).input_ids)
 
 
 def select(segments: Sequence[Segment], budget: int, order: Sequence[int]) -> tuple[int, ...]:
