@@ -35,6 +35,9 @@ def main(paths: list[str]) -> int:
             merged = rows.setdefault((row["family"], row["seed"]), {"arms": {}})
             merged |= row | {"arms": merged["arms"] | row["arms"]}
     for row in rows.values():
+        auto = row["arms"].get("auto", {})
+        if str(auto.get("arm")).startswith("train:"):  # accepted: its answers are those of training
+            row["arms"].setdefault("ttt", auto)
         steps = {s["name"]: s["detail"] for s in row.get("auto", {}).get("steps", [])}
         probe = steps.get("probe")
         if probe is not None and "failed" not in probe and {"icl", "ttt"} <= set(row["arms"]):
