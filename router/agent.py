@@ -27,6 +27,7 @@ from router.receipt import Receipt
 from router.settings import Settings, changed, read_settings
 from router.state import Arm, Request
 from ttt.errors import TaskError
+from ttt.rounds import all_ended
 from ttt.task import Query, Task
 
 if TYPE_CHECKING:
@@ -94,10 +95,10 @@ class Router:
             RouterError: `at_once` below 1; else what `ask` raises, from the first task that failed, once all have
                 ended.
         """
+        self._check_open()
         stop = threading.Event()
         given = options.pop("should_stop", lambda: False)
         work = self.aask_many(asked, at_once=at_once, should_stop=lambda: stop.is_set() or given(), **options)
-        self._check_open()
         asking = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return asking.result()
@@ -117,11 +118,7 @@ class Router:
             async with free:
                 return await self.aask(task, queries, **options)
 
-        ended = await asyncio.gather(*(one(*pair) for pair in asked), return_exceptions=True)
-        for result in ended:
-            if isinstance(result, BaseException):
-                raise result
-        return [result for result in ended if not isinstance(result, BaseException)]
+        return await all_ended(one(*pair) for pair in asked)
 
     async def aask(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Receipt:
         """`ask` for asynchronous callers."""

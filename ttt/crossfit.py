@@ -7,11 +7,10 @@ time and share their passes.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,8 +18,9 @@ from ttt.engine import Bench, Engine
 from ttt.errors import TaskError
 from ttt.icl import judge
 from ttt.recipes import Recipe
+from ttt.rounds import all_ended
 from ttt.task import Task
-from ttt.train import TrainReport, TrainRequest, TrainStep, train_adapter
+from ttt.train import TrainRequest, TrainStep, train_adapter
 
 MIN_DEMONSTRATIONS = 4
 """With fewer, a half has one demonstration and nothing can be learned from its order."""
@@ -75,7 +75,7 @@ async def cross_fit(
         emit(TrainStep(next(done), 2 * recipe.steps, step.loss))
 
     try:
-        reports = await _both(
+        reports = await all_ended(
             train_adapter(
                 engine,
                 TrainRequest(part, recipe, seed, None, name),
@@ -105,15 +105,6 @@ async def cross_fit(
         sum(report.tokens for report in reports),
         sum(report.seconds for report in reports),
     )
-
-
-async def _both(trainings: Iterable[Awaitable[TrainReport]]) -> list[TrainReport]:
-    """All results, or the first error once all have ended."""
-    ended = await asyncio.gather(*trainings, return_exceptions=True)
-    for result in ended:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in ended if not isinstance(result, BaseException)]
 
 
 def _drop(bench: Bench, names: list[str]) -> None:

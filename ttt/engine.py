@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ttt.errors import ModelError
 
 if TYPE_CHECKING:
-    from ttt.decoder import Decoder
+    from ttt.decoder import Decoder, Plain
     from ttt.lora import AdapterSlots
     from ttt.model import LoadedModel
     from ttt.runner import Runner
@@ -53,6 +53,11 @@ class Bench:
     decoding: Decoder | None
     """The same in the type that decodes faster."""
 
+    def fused_lora(self, adapter: str) -> dict[str, Plain] | None:
+        """The adapter's weights where both it and the model can run fused, else None."""
+        lora = self.slots.plain(adapter)
+        return lora if lora and self.decoder is not None and self.decoder.covers(lora) else None
+
     def runner(self, adapter: str | None) -> Runner:
         """A fresh cache for the model as it is, or with an adapter (merged into a copy where it can be)."""
         from ttt.runner import DecoderRunner, TransformersRunner
@@ -61,8 +66,8 @@ class Bench:
             return TransformersRunner(self.loaded.model)
         if adapter is None:
             return DecoderRunner(self.decoder, self.decoding)
-        lora = self.slots.plain(adapter)
-        if lora is None or not self.decoder.covers(lora):
+        lora = self.fused_lora(adapter)
+        if lora is None:
             return TransformersRunner(self.loaded.model)
         merged = self.decoder.merged(lora)
         wide = self.decoding is not None and self.decoding is not self.decoder

@@ -33,10 +33,8 @@ class Trainable(Protocol):
 
 def trainable(bench: Bench, name: str) -> Trainable:
     """The attached adapter `name`, ready to be trained."""
-    plain = bench.slots.plain(name)
-    if bench.decoder is not None and plain and bench.decoder.covers(plain):
-        return FusedAdapter(bench, name, plain)
-    return PeftAdapter(bench, name)
+    lora = bench.fused_lora(name)
+    return PeftAdapter(bench, name) if lora is None else FusedAdapter(bench, name, lora)
 
 
 def losses(bench: Bench, steps: Many[tuple[Trainable, Many[Sequence]]]) -> list[tuple[float, int]]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ttt.errors import ModelError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ttt.dataset import Sequence
     from ttt.engine import Bench, Engine
     from ttt.gradients import Trainable
+
+T = TypeVar("T")
 
 ROUND_TOKENS = 2048
 """Tokens of one pass at most, unless one step alone has more: past this, more rows make no product faster."""
@@ -79,7 +81,9 @@ class Rounds:
         try:
             self._engine.submit(self._round, Priority.TRAINING)
         except ModelError as error:
-            for member in self._live:
+            with self._lock:
+                self._queued, left = False, list(self._live)
+            for member in left:
                 member.send(error)
 
     def _leave(self, member: Member) -> None:
@@ -138,6 +142,15 @@ class Rounds:
     def _end(self, member: Member, error: Exception | None) -> None:
         self._leave(member)
         member.send(error)
+
+
+async def all_ended(work: Iterable[Awaitable[T]]) -> list[T]:
+    """All results, or the first error once all have ended."""
+    ended = await asyncio.gather(*work, return_exceptions=True)
+    for result in ended:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in ended if not isinstance(result, BaseException)]
 
 
 def _post(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Any], item: Any) -> None:
