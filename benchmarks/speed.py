@@ -5,11 +5,12 @@
 DATA holds the folders `1d-arc` and `bbh`. For each family, on one task of ten demonstrations:
 
 1. The reference (`reference_ttt`) trains once in full, in a process of its own. Its final loss on 64 separate
-   labelled items is the goal. Ours trains once, for at most twice its usual steps; the step at which its loss on them has been at or below the goal
-   at two looks in a row is the crossing. Looks (every fourth step) are not timed.
-2. Rounds of one timing each: the reference as a process and within this one, and ours. Steps of one training
-   cost the same, so a round times a few of them: seconds = fixed part + steps · seconds a step, with the number
-   of steps from 1. Ratios are taken round by round.
+   labelled items is the goal. Ours trains once, for at most twice its usual steps; the step at which its loss on
+   them has been at or below the goal at two looks in a row is the crossing. Looks (every fourth step, from a
+   quarter of the usual steps on) are not timed.
+2. Rounds of one timing each: the reference as a process and within this one, and ours. The full run of 1 is the
+   first process. Steps of one training cost the same, so what follows times a few of them: seconds = fixed part +
+   steps · seconds a step, with the number of steps from 1. Ratios are taken round by round.
 
 Then steps and forward passes at fixed sizes as shares of the bf16 matrix-product peak measured in the same run
 (4 · non-embedding parameters · tokens ÷ seconds ÷ peak for a step, 2 · for a forward pass; adapters, attention
@@ -155,7 +156,7 @@ def family(
     job["learning_rate"] = reference.LEARNING_RATE
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _, full = process({**job, "out": str(folder / "reference")}, folder)
+        whole_wall, full = process({**job, "out": str(folder / "reference")}, folder)
         goal, reference_accuracy = look_saved(engine, task, items, folder / "reference")
         before, icl_accuracy = look(engine, task, items, None)
 
@@ -164,7 +165,7 @@ def family(
         while more:
             _, more = ours.step()
             done += 1
-            if done % LOOK_EVERY == 0 or not more:
+            if done % LOOK_EVERY == 0 and done >= whole.steps // 4 or not more:
                 last = look(engine, task, items, "ours")
                 below = below + 1 if last[0] <= goal else 0
                 crossing = done if below == 2 and crossing is None else crossing
@@ -172,9 +173,12 @@ def family(
         steps = crossing or done
 
         found: dict[str, list[float]] = {k: [] for k in ("process", "in_process", "ours")}
-        for _ in range(rounds):
-            wall, short = process({**job, "steps": 2, "out": str(folder / "short")}, folder)
-            found["process"].append(wall + (n - 2) * median(short["steps"]))
+        for number in range(rounds):
+            if number:
+                wall, short = process({**job, "steps": 3, "out": str(folder / "short")}, folder)
+                found["process"].append(wall + (n - 3) * median(short["steps"]))
+            else:
+                found["process"].append(whole_wall)
             started = time.perf_counter()
             peft, _, each = reference.train(reference.load(str(source)), {**job, "steps": 3})
             peft.save_pretrained(folder / "short")

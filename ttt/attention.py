@@ -10,7 +10,7 @@ without being copied; the result (tokens, heads · size).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor
 
 BLOCK = 128
 """Rows at a time: a block's scores stay in the cache, and keys after its last row are never looked at."""
+FEW_KEYS = 0.75
+"""Share of the keys below which a block's own ones are picked out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +35,53 @@ class Kept:
     """By block: (kv heads, group · rows, keys)."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """Attention under an additive mask (tokens, keys), or, without one, causal over one whole sequence."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a masked pass and the keys that any of them sees."""
+
+    rows: slice
+    keys: slice | Tensor
+    mask: Tensor
+    """(rows, keys), additive."""
+
+
+def additive(allowed: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """0 where allowed, else the type's lowest number."""
+    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
+    return mask.to(device)
+
+
+def masked(allowed: Tensor, dtype: torch.dtype, device: torch.device) -> list[Rows]:
+    """Blocks of rows for `attend`. Sequences packed together see little of one another: on the CPU each block
+    looks only at keys that one of its rows may see.
+
+    Args:
+        allowed: (tokens, keys), boolean.
+    """
+    if device.type != "cpu":
+        return [Rows(slice(None), slice(None), additive(allowed, dtype, device))]
+    found = []
+    for start in range(0, len(allowed), BLOCK):
+        own = allowed[start : start + BLOCK]
+        seen = own.any(0).nonzero()[:, 0]
+        few = len(seen) < FEW_KEYS * allowed.shape[1]  # else copying them costs more than it saves
+        keys = seen if few else slice(None)
+        found.append(Rows(slice(start, start + len(own)), keys, additive(own[:, keys], dtype, device)))
+    return found
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, blocks: Sequence[Rows] | None) -> Tensor:
+    """Attention under the mask of `blocks`, or, without one, causal over one whole sequence."""
     if q.device.type != "cpu":
-        return _fused(q, k, v, scale, mask)
-    if mask is None:
+        return _fused(q, k, v, scale, blocks[0].mask if blocks is not None else None)
+    if blocks is None:
         return causal(q, k, v, scale, None)[0]
     grouped = _group(q, len(k)) * scale
     out = torch.empty_like(grouped)
-    for start in range(0, len(mask), BLOCK):
-        rows = slice(start, min(start + BLOCK, len(mask)))
-        scores = _scores(grouped[:, :, rows], k)
-        scores += mask[rows]
-        out[:, :, rows] = _mix(torch.softmax(scores, -1), v)
+    for block in blocks:
+        scores = _scores(grouped[:, :, block.rows], k[:, block.keys])
+        scores += block.mask
+        out[:, :, block.rows] = _mix(torch.softmax(scores, -1), v[:, block.keys])
     return _ungroup(out)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ttt.attention import Kept, KeptElsewhere, causal, causal_back, causal_elsewhere
 from ttt.dataset import Sequence
 from ttt.decoder import Decoder, Layer, Norm, rms_norm, rotate
-from ttt.flat_lora import LoraWeights
+from ttt.flat_lora import LoraWeights, Pair
 
 PADDED = 1.25
 """Tokens with padding ÷ tokens without, at most, for tasks to be padded to one length."""
@@ -80,25 +80,22 @@ class _Pass:
         kept: list[int] = []
         targets: list[int] = []
         self.counts: list[int] = []
-        lengths = [sum(len(s.ids) for s in sequences) for _, sequences in tasks]
+        lengths = [len(s.ids) for _, sequences in tasks for s in sequences]
         longest = max(lengths)
-        alike = len({lora.layout for lora in self.loras}) == 1
-        # Tasks of about the same length are padded at their end to run their LoRA products as one batch.
-        self.uniform = len(tasks) > 1 and alike and longest * len(tasks) <= PADDED * sum(lengths)
+        alike = len({(lora.layout, len(sequences)) for lora, sequences in tasks}) == 1
+        # Sequences of about the same length are padded at their end, to run tasks side by side as one batch.
+        self.uniform = len(tasks) > 1 and alike and longest * len(lengths) <= PADDED * sum(lengths)
         for _, sequences in tasks:
             begin, labelled = len(ids), len(kept)
             for s in sequences:
                 start = len(ids)
-                ids += s.ids
-                positions += range(len(s.ids))
+                padding = longest - len(s.ids) if self.uniform else 0
+                ids += [*s.ids, *[0] * padding]
+                positions += range(len(s.ids) + padding)
                 wanted = [i for i in range(1, len(s.ids)) if s.labels[i]]
                 kept += [start + i - 1 for i in wanted]
                 targets += [s.ids[i] for i in wanted]
                 self.spans.append(slice(start, len(ids)))
-            if self.uniform:
-                padding = begin + longest - len(ids)
-                ids += [0] * padding
-                positions += [0] * padding
             self.rows.append(slice(begin, len(ids)))
             self.counts.append(len(kept) - labelled)
         device = decoder.device
@@ -175,10 +172,7 @@ class _Pass:
         u = torch.bmm(x.view(n, -1, x.shape[1]), a.transpose(1, 2))
         if self.loras[0].scale != 1:
             u *= self.loras[0].scale
-        out = y.view(n, -1, y.shape[1])
-        for j, up in enumerate(first.ups):
-            b = torch.stack([p.ups[j].b for p in pairs if p is not None])
-            out[:, :, up.rows].baddbmm_(u[:, :, up.ranks], b.transpose(1, 2))
+        y.view(n, -1, y.shape[1]).baddbmm_(u, _blocks(pairs, y.shape[1]).transpose(1, 2))
         return u
 
     def linear_back_batched(
@@ -191,14 +185,10 @@ class _Pass:
             return
         n = len(pairs)
         above, below = dy.view(n, -1, dy.shape[1]), x.view(n, -1, x.shape[1])
-        du = torch.empty_like(u)
-        for j, up in enumerate(first.ups):
-            own = above[:, :, up.rows]
-            b = torch.stack([p.ups[j].b for p in pairs if p is not None])
-            du[:, :, up.ranks] = torch.bmm(own, b)
-            for p, grad in zip(pairs, torch.bmm(own.transpose(1, 2), u[:, :, up.ranks]), strict=True):
-                if p is not None:
-                    p.ups[j].grad.copy_(grad)
+        du = torch.bmm(above, _blocks(pairs, dy.shape[1]))
+        for p, grad in zip(pairs, torch.bmm(above.transpose(1, 2), u), strict=True):
+            for up in p.ups if p is not None else ():
+                up.grad.copy_(grad[up.rows, up.ranks])
         if self.loras[0].scale != 1:
             du *= self.loras[0].scale
         for p, grad in zip(pairs, torch.bmm(du.transpose(1, 2), below), strict=True):
@@ -208,21 +198,21 @@ class _Pass:
         dx.view(n, -1, dx.shape[1]).baddbmm_(du, a)
 
     def attend(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        forward = causal if self.decoder.device.type == "cpu" else causal_elsewhere
+        if self.uniform:  # sequences side by side, as if they were further heads
+            q, k, v = (_beside(t, len(self.spans)) for t in (q, k, v))
+            mixed, own = forward(q, k.transpose(0, 1), v.transpose(0, 1), layer.scale, layer.window)
+            self.attended.append([own])
+            return _behind(mixed.view(len(mixed), len(self.spans), -1), len(self.spans))[:, 0]
         done, kept = [], []
         for span in self.spans:
-            forward = causal if self.decoder.device.type == "cpu" else causal_elsewhere
             mixed, own = forward(
                 q[span], k[span].transpose(0, 1), v[span].transpose(0, 1), layer.scale, layer.window
             )
             done.append(mixed)
             kept.append(own)
         self.attended.append(kept)
-        if len(done) == 1:
-            return done[0]
-        out = torch.zeros(len(q), done[0].shape[1], dtype=q.dtype, device=q.device)  # padding stays 0
-        for span, mixed in zip(self.spans, done, strict=True):
-            out[span] = mixed
-        return out
+        return torch.cat(done) if len(done) > 1 else done[0]
 
     def loss(self, x: Tensor) -> tuple[list[tuple[float, int]], Tensor]:
         """Losses by task, and the gradient of their sum with respect to `x`."""
@@ -306,16 +296,19 @@ class _Pass:
         """From the mixed values back to the fused query, key and value: (tokens, outputs)."""
         decoder = self.decoder
         n = len(d)
-        both = torch.zeros(
+        both = torch.empty(
             n, decoder.heads + 2 * decoder.kv_heads, decoder.head_size, dtype=d.dtype, device=d.device
         )
         dq, dk, dv = decoder.heads_of(both.view(n, -1))
-        for span, own in zip(self.spans, self.attended.pop(), strict=True):
-            if isinstance(own, Kept):
-                grads = causal_back(d[span], own, layer.scale, layer.window)
-            else:
-                grads = own.back(d[span])
-            dq[span], dk[span], dv[span] = grads
+        kept_spans = self.attended.pop()
+        if self.uniform:
+            count = len(self.spans)
+            grads = _attended_back(kept_spans[0], _beside(d[:, None], count).flatten(1), layer)
+            for part, grad in zip((dq, dk, dv), grads, strict=True):
+                part.copy_(_behind(grad, count))
+        else:
+            for span, own in zip(self.spans, kept_spans, strict=True):
+                dq[span], dk[span], dv[span] = _attended_back(own, d[span], layer)
         cos, sin = self.rope[layer.rope]
         for part, raw, rstd, norm in (
             (dq, kept.q, kept.q_rstd, layer.q_norm),
@@ -326,6 +319,33 @@ class _Pass:
                 rms_norm_back(back, raw, rstd, norm) if norm is not None and rstd is not None else back
             )
         return both.view(n, -1)
+
+
+def _attended_back(own: Kept | KeptElsewhere, d: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
+    if isinstance(own, Kept):
+        return causal_back(d, own, layer.scale, layer.window)
+    return own.back(d)
+
+
+def _beside(x: Tensor, n: int) -> Tensor:
+    """(n · tokens, heads, size), sequence after sequence → (tokens, n · heads, size)."""
+    return x.view(n, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
+
+
+def _behind(x: Tensor, n: int) -> Tensor:
+    """`_beside` undone."""
+    return x.reshape(len(x), n, -1, x.shape[-1]).transpose(0, 1).flatten(0, 1)
+
+
+def _blocks(pairs: Many[Pair | None], outputs: int) -> Tensor:
+    """Every task's B matrices on a diagonal: (tasks, outputs, ranks). Twice the products with slices of the
+    output, but no copies of these."""
+    present = [p for p in pairs if p is not None]
+    b = present[0].a.new_zeros(len(present), outputs, len(present[0].a))
+    for own, pair in zip(b, present, strict=True):
+        for up in pair.ups:
+            own[up.rows, up.ranks] = up.b
+    return b
 
 
 def rms_norm_back(d: Tensor, x: Tensor, rstd: Tensor, norm: Norm) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from ttt.attention import attend
+from ttt.attention import Rows, additive, attend, masked
 from ttt.decoder import Decoder, Layer
 from ttt.errors import ModelError
 
@@ -55,12 +55,6 @@ class Runner(Protocol):
         ...
 
 
-def additive(allowed: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """0 where allowed, else the type's lowest number."""
-    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-    return mask.to(device)
-
-
 FEW_TOKENS = 64
 """A forward pass of at most so many tokens, after others, counts as a decoding step."""
 
@@ -92,14 +86,14 @@ class DecoderRunner:
         self._reserve(end)
         self._length = end
         windows = {layer.window for layer in decoder.layers}
-        masks: dict[int | None, Tensor | None] = {}
+        masks: dict[int | None, list[Rows] | None] = {}
         for window in windows:
             reaches = window is None or int(batch.key_positions.max()) < window
             if batch.causal and reaches:
                 masks[window] = None
                 continue
             allowed = batch.allowed if window is None else batch.near(window)
-            masks[window] = additive(allowed, decoder.dtype, decoder.device)
+            masks[window] = masked(allowed, decoder.dtype, decoder.device)
 
         def look(index: int, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self._keys[index], self._values[index]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ttt.attention import BLOCK, attend, causal, causal_back, causal_elsewhere
+from ttt.attention import BLOCK, attend, causal, causal_back, causal_elsewhere, masked
 
 SCALE = 0.3
 
@@ -45,8 +45,24 @@ def test_blocks_are_as_one_forward_and_backward(tokens: int, window: int | None)
 def test_a_mask_of_the_triangle_is_causal() -> None:
     q, k, v = heads(2 * BLOCK + 3)
     n = len(q)
-    mask = torch.zeros(n, n).masked_fill_(torch.ones(n, n).triu(1).bool(), torch.finfo(torch.float32).min)
-    assert close(attend(q, k, v, SCALE, mask), attend(q, k, v, SCALE, None))
+    blocks = masked(torch.ones(n, n).tril().bool(), torch.float32, torch.device("cpu"))
+    assert close(attend(q, k, v, SCALE, blocks), attend(q, k, v, SCALE, None))
+
+
+def test_packed_sequences_look_only_at_their_own_keys_and_at_what_they_share() -> None:
+    shared, own, n = 40, 100, 5
+    q, k, v = heads(shared + n * own)
+    allowed = torch.ones(len(q), len(q)).tril().bool()
+    for i in range(n):
+        begin = shared + i * own
+        allowed[begin : begin + own, shared:begin] = False
+    blocks = masked(allowed, torch.float32, torch.device("cpu"))
+    assert max(block.mask.shape[1] for block in blocks) <= shared + 3 * own
+    found = attend(q, k, v, SCALE, blocks)
+    for i in range(n):
+        path = [*range(shared), *range(shared + i * own, shared + (i + 1) * own)]
+        wanted = attend(q[path], k[:, path], v[:, path], SCALE, None)
+        assert close(found[path[shared:]], wanted[shared:])
 
 
 @pytest.mark.gpu
