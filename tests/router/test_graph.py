@@ -25,6 +25,7 @@ from router.state import Request
 from tests.router.conftest import (
     POOR,
     QUERIES,
+    QUICK,
     RICH,
     TASK,
     TRUSTING,
@@ -176,7 +177,7 @@ def test_a_random_policy_logs_the_true_propensity_of_what_it_took(open_router: O
 
 
 def request_of(agent: Any) -> Request:
-    return Request("e" * 32, TASK, tuple(map(Query, QUERIES)), "auto", RICH, 0.0, "quick", 0)
+    return Request("e" * 32, TASK, tuple(map(Query, QUERIES)), "auto", RICH, 0.0, (QUICK, QUICK), 0)
 
 
 def context_of(agent: Any) -> Context:
