@@ -140,7 +140,7 @@ def _parse(key: str, value: Any, source: str) -> Any:
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be a {kind.__name__}.")
     if key == "signals" and value not in ("needed", "all"):
         raise SettingsError(f"{source} sets signals to {value!r}; it must be needed or all.")
-    if key == "votes" and value < 1:
+    if key == "votes" and isinstance(value, int) and value < 1:
         raise SettingsError(f"{source} sets votes to {value!r}; it must be at least 1.")
     if isinstance(value, float) and not 0 <= value < math.inf:
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be finite and at least 0.")

@@ -172,7 +172,7 @@ async def test_without_context_only_the_instruction_comes_before_the_question(
     budget = PromptFormat(loaded.tokenizer, TASK).max_new_tokens(TASK)
     for query, given in zip(QUERIES, found.answers, strict=True):
         new = plain_tokens(loaded, prompt(loaded, alone, query.input), given.n_tokens)
-        assert loaded.tokenizer.decode(new).split("\n")[0].strip() == given.text
+        assert str(loaded.tokenizer.decode(new)).split("\n")[0].strip() == given.text
         assert given.finished or given.n_tokens == budget
 
 

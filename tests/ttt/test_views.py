@@ -178,9 +178,9 @@ async def test_without_context_an_order_is_no_view(llama_engine: Engine) -> None
 
 
 async def test_a_view_that_does_not_fit_is_left_out_and_told(llama_engine: Engine) -> None:
-    # Doubled, each demonstration would fit, but not the query.
+    # Doubled, the demonstrations would fit, but not the query.
     query = Query(" ".join("01" * 150))
-    llama_engine.loaded = replace(llama_engine.loaded, context_length=900)
+    llama_engine.loaded = replace(llama_engine.loaded, context_length=500)
     plain = await answer(llama_engine, CELLS, [query])
     voted = await vote_answers(llama_engine, CELLS, [query], plain, 2, augmentations=("scale",), seed=1)
     assert voted.answers == plain.answers and voted.views == ("plain",)
