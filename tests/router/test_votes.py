@@ -9,6 +9,7 @@ import pytest
 
 from router.errors import RouterError, SettingsError
 from router.evaluate import EvaluateOptions, evaluate
+from router.receipt import Answered
 from router.settings import Settings, read_settings
 from tests.router.conftest import QUERIES, QUICK, RICH, TASK, OpenRouter, step_names
 from tests.router.test_evaluate import write_family
@@ -149,12 +150,12 @@ def test_a_direct_recipe_answers_without_demonstrations(
     (row,) = agent.parts.store.adapters.list()
     engine, folder = agent.parts.engine, agent.parts.store.adapters.path(row)
 
-    async def by_hand(in_context: bool) -> tuple[str, ...]:
+    async def by_hand(in_context: bool) -> tuple[Answered, ...]:
         async with engine.adapter(folder) as name:
             asked = [Query(q) for q in QUERIES]
             found = await answer(engine, TASK, asked, adapter=name, in_context=in_context)
-        return tuple(a.text for a in found.answers)
+        return tuple(Answered(a.text, a.logprob, a.finished) for a in found.answers)
 
-    assert receipt.texts == agent.run(by_hand(False)) != agent.run(by_hand(True))
+    assert receipt.answers == agent.run(by_hand(False)) != agent.run(by_hand(True))
     in_context = agent.ask(TASK, QUERIES, arm="ttt", recipe="quick").step("answer")
     assert in_context is not None and "demonstrations" not in in_context.detail
