@@ -26,7 +26,9 @@ from router.feedback import attach_outcomes
 from router.receipt import Receipt
 from router.settings import Settings, changed, read_settings
 from router.state import Arm, Request
+from ttt.augment import DEFAULT, check_names
 from ttt.errors import TaskError
+from ttt.recipes import find_recipes
 from ttt.rounds import all_ended
 from ttt.task import Query, Task
 
@@ -172,6 +174,8 @@ class Router:
         expected_repeats: float | None = None,
         recipe: str | None = None,
         seed: int | None = None,
+        votes: int | None = None,
+        augmentations: Sequence[str] = DEFAULT,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[Event]:
         """Answer `queries`, yielding typed events (`router.events`), the last one `Done`.
@@ -180,10 +184,15 @@ class Router:
             arm: `auto` lets the policy decide; `icl`, `ttt` (training without the guard) and `zero-shot` are obeyed.
             prefer: fast, balanced or accurate; `worth_s` instead gives seconds for one more correct answer.
             expected_repeats: queries of the same task that will come later; training is spread over them.
+            recipe: a name (docs/recipes.md), or the path of a `.toml` file.
+            votes: views of the task that vote on each answer; their seconds are in the receipt.
+            augmentations: what those views may change (`ttt.augment.AUGMENTATIONS`), as far as it fits the task.
             should_stop: asked between slices of work; True ends training early and falls back to ICL.
 
         Raises:
-            TaskError: no queries, or a task that can't be used as given.
+            TaskError: no queries, a task that can't be used as given, or a recipe or augmentation that there is
+                none of.
+            RouterError: an unknown arm, or fewer votes than 1.
             TrainingFailed: only with `arm="ttt"`; otherwise the receipt's `fallback` says so.
         """
         from langsmith import tracing_context
@@ -205,6 +214,9 @@ class Router:
             raise TaskError(
                 "Training needs demonstrations and the task has none; add some or use another arm."
             )
+        wanted = s.votes if votes is None else votes
+        if wanted < 1:
+            raise RouterError(f"votes is {wanted}; it must be at least 1.")
         value = s.worth if prefer is None and worth_s is None else worth(prefer, worth_s)
         repeats = s.expected_repeats if expected_repeats is None else expected_repeats
         request = Request(
@@ -214,8 +226,10 @@ class Router:
             arm,
             value,
             repeats,
-            recipe or s.recipe,
+            find_recipes(recipe or s.recipe),
             s.seed if seed is None else seed,
+            wanted,
+            check_names(augmentations),
         )
         context = Context(parts.engine, parts.store, parts.policy, parts.costs, s, parts.owner, should_stop)
         # LangGraph would send prompts to LangSmith when its environment variables say so; only our own

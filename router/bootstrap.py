@@ -22,7 +22,7 @@ from store import Store
 from store.errors import translated
 from ttt.engine import Engine
 from ttt.process import prepare
-from ttt.recipes import check_recipe
+from ttt.recipes import find_recipes
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def open_parts(
     """
     check_packages()
     _ = settings.worth  # a preference or recipe that there is none of should not wait for the model
-    check_recipe(settings.recipe)
+    find_recipes(settings.recipe)
     prepare()
     opened = open_store(settings)
     try:

@@ -81,7 +81,10 @@ def run_demo(
     with (
         tempfile.TemporaryDirectory(prefix="store-", dir=out) as store_folder,
         Router.open(
-            replace(settings, data_dir=store_folder, database_url=""), progress=on_line, policy=policy
+            # Arms are compared as they are, without votes.
+            replace(settings, data_dir=store_folder, database_url="", votes=1),
+            progress=on_line,
+            policy=policy,
         ) as agent,
     ):
         guide = _Guide(agent, seed, on_line, on_event or _plain(on_line), should_stop)

@@ -23,6 +23,7 @@ from router.settings import Settings
 from router.statistics import holm, mcnemar_exact, paired_difference, wilson_interval
 from ttt.formats import Family, read_families
 from ttt.pools import Pools, Sample, baseline_rates, sample, split
+from ttt.recipes import find_recipes
 
 if TYPE_CHECKING:
     from router.agent import Router
@@ -170,15 +171,16 @@ def _arms(wanted: Sequence[str], ask: Callable[[str], Receipt]) -> tuple[dict[st
     if auto is not None:
         arms["auto"] = _Arm(auto.texts, auto.seconds, auto.arm)
     if "icl" in wanted:
-        receipt = auto if auto is not None and auto.icl_answers else ask("icl")
-        step = receipt.step("icl")
-        arms["icl"] = _Arm(tuple(a.text for a in receipt.icl_answers), step.seconds if step else 0.0, "icl")
+        if auto is not None and auto.icl_answers and auto.step("vote") is None:
+            texts = tuple(a.text for a in auto.icl_answers)
+            arms["icl"] = _Arm(texts, _seconds(auto, "icl"), "icl")
+        else:
+            receipt = ask("icl")
+            arms["icl"] = _Arm(receipt.texts, _seconds(receipt, "icl", "vote"), "icl")
     if "ttt" in wanted:
         trained = auto.step("train") if auto is not None else None
         if auto is not None and trained is not None and auto.arm.startswith("train:"):
-            answered = auto.step("answer")
-            seconds = trained.seconds + (answered.seconds if answered else 0.0)
-            arms["ttt"] = _Arm(auto.texts, seconds, auto.arm)
+            arms["ttt"] = _Arm(auto.texts, _seconds(auto, "train", "answer", "vote"), auto.arm)
         else:
             receipt = ask("ttt")  # meets the adapter that a vetoed `auto` run has trained
             before = trained.seconds if trained is not None and "failed" not in trained.detail else 0.0
@@ -187,6 +189,11 @@ def _arms(wanted: Sequence[str], ask: Callable[[str], Receipt]) -> tuple[dict[st
         receipt = ask("zero-shot")
         arms["zero-shot"] = _Arm(receipt.texts, receipt.seconds, receipt.arm)
     return {name: arms[name] for name in wanted}, auto
+
+
+def _seconds(receipt: Receipt, *names: str) -> float:
+    steps = (receipt.step(name) for name in names)
+    return sum(step.seconds for step in steps if step is not None)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -260,7 +267,8 @@ def _begin(options: EvaluateOptions, settings: Settings) -> dict[str, Any]:
 def _relevant(settings: Settings) -> dict[str, Any]:
     """Settings that change results."""
     left_out = ("data_dir", "database_url", "tracing")
-    return {k: v for k, v in asdict(settings).items() if k not in left_out}
+    values = {k: v for k, v in asdict(settings).items() if k not in left_out}
+    return values | {"recipes": [recipe.id for recipe in find_recipes(settings.recipe)]}
 
 
 def _write(report: Mapping[str, Any], options: EvaluateOptions) -> None:

@@ -26,16 +26,17 @@ from router.reuse import (
     verified,
 )
 from router.state import State
+from router.votes import vote
 from store import Lease, TaskRow
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
 from ttt.errors import Cancelled, ContextOverflow, TrainingFailed
 from ttt.icl import answer as answer_queries
-from ttt.icl import consistency, leave_one_out
+from ttt.icl import leave_one_out
 from ttt.measure import task_size
-from ttt.recipes import PROBE
-from ttt.recipes import recipe as recipe_for
+from ttt.recipes import PROBE, fitting
 from ttt.task import clean_task, fingerprint
 from ttt.train import TrainRequest, TrainStep, train_adapter
+from ttt.views import consistency
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
@@ -124,7 +125,7 @@ def after_icl(state: State) -> str:
 async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Measure what costs forward passes, unless nothing it could say would change the decision."""
     context, task, queries = runtime.context, state["task"], state["request"].queries
-    recipe = recipe_for(state["request"].recipe, state["task"])
+    recipe = fitting(state["request"].recipes, state["task"])
     result = state["icl"]
     assert result is not None
     first = context.policy.decide(measured.situation(state, context.costs, recipe))
@@ -165,7 +166,7 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
 async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Ask the policy, or obey the caller's arm."""
     context, request = runtime.context, state["request"]
-    recipe = recipe_for(request.recipe, state["task"])
+    recipe = fitting(request.recipes, state["task"])
     if "signals" not in state:  # training was asked for, nothing was measured
         unmeasured = measured.unmeasured(
             state["task"], state["size"], len(request.queries), request.expected_repeats
@@ -229,7 +230,7 @@ def after_probe(state: State) -> str:
 async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Train the adapter and publish it, once however many ask for it at the same time."""
     context, request, started = runtime.context, state["request"], time.perf_counter()
-    recipe, key = recipe_for(request.recipe, state["task"]), adapter_key(state, context)
+    recipe, key = fitting(request.recipes, state["task"]), adapter_key(state, context)
     lease: Lease | None = None
     beat = time.monotonic()
 
@@ -314,32 +315,43 @@ async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
 
 
 async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-    """Answers of the arm that was settled on: those of ICL as they are, or anew with the adapter."""
-    context, started = runtime.context, time.perf_counter()
-    chosen = state["hit"] or None
+    """Answers of the arm that was settled on: those of ICL as they are, or anew with the adapter. Where the
+    caller wants votes, further views answer, too."""
+    context, request, started = runtime.context, state["request"], time.perf_counter()
+    chosen, in_context = state["hit"] or None, True
     if chosen is None and state["arm"].startswith("train:"):
         chosen = state["trained"]
+    if chosen is not None:  # an adapter of this very recipe; a candidate's was checked in context
+        in_context = fitting(request.recipes, state["task"]).form == "in-context"
     if chosen is None and state["arm"].startswith("reuse:"):
         chosen = state["candidate"]
     if chosen is None:
-        return {"answers": state["icl"], "adapter": ""}
-    queries = state["request"].queries
+        assert state["icl"] is not None
+        return {"adapter": "", **await vote(state["icl"], None, True, state, context)}
     try:
         async with context.engine.adapter(Path(chosen.folder)) as name:
             attach_s = time.perf_counter() - started
             result = await answer_queries(
-                context.engine, state["task"], queries, adapter=name, should_stop=context.should_stop
+                context.engine,
+                state["task"],
+                request.queries,
+                adapter=name,
+                in_context=in_context,
+                should_stop=context.should_stop,
             )
+            seconds = time.perf_counter() - started
+            voted = await vote(result, name, in_context, state, context)
     except Cancelled as error:
         if state["icl"] is None:
             raise
         runtime.stream_writer(events.FellBack(str(error)))
         step = Step("answer", time.perf_counter() - started, {"failed": str(error)})
         return {"answers": state["icl"], "arm": "icl", "adapter": "", "fallback": str(error), "steps": [step]}
-    step = Step(
-        "answer", time.perf_counter() - started, {"adapter": chosen.content_hash[:12], "attach_s": attach_s}
-    )
-    return {"answers": result, "adapter": chosen.content_hash, "steps": [step]}
+    detail = {"adapter": chosen.content_hash[:12], "attach_s": attach_s}
+    if not in_context:
+        detail["demonstrations"] = 0
+    steps = [Step("answer", seconds, detail), *voted.pop("steps", [])]
+    return {"adapter": chosen.content_hash, "steps": steps, **voted}
 
 
 async def record(state: State, runtime: Runtime[Context]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ class Step:
     """One thing that was done, and what it cost."""
 
     name: str
-    """`look-up`, `icl`, `signals`, `reuse-check`, `probe`, `train`, `guard`, `answer`."""
+    """`look-up`, `icl`, `signals`, `reuse-check`, `probe`, `train`, `guard`, `answer`,
+    `vote`."""
     seconds: float
     detail: Mapping[str, Any] = field(default_factory=dict)
 
@@ -46,7 +47,7 @@ class Receipt:
     """The arm that answered."""
     answers: tuple[Answered, ...]
     icl_answers: tuple[Answered, ...]
-    """What in-context learning said, where it was asked; empty otherwise."""
+    """What in-context learning said, before any votes, where it was asked; empty otherwise."""
     steps: tuple[Step, ...]
     decisions: tuple[Mapping[str, Any], ...]
     """`policies.Decision`s in order, as plain values."""

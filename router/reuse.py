@@ -18,7 +18,7 @@ from store import AdapterKey, AdapterRow, Lease
 from store.errors import AdapterDamaged
 from ttt.errors import AdapterError, Cancelled, ContextOverflow
 from ttt.icl import judge
-from ttt.recipes import recipe as recipe_for
+from ttt.recipes import fitting
 from ttt.task import Demonstration, Task, fingerprint
 
 LEASE_S = 30.0
@@ -32,7 +32,7 @@ def adapter_key(state: State, context: Context) -> AdapterKey:
         state["fingerprint"],
         context.engine.loaded.revision,
         state["size"].template,
-        recipe_for(request.recipe, state["task"]).id,
+        fitting(request.recipes, state["task"]).id,
         request.seed,
     )
 

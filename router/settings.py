@@ -41,6 +41,9 @@ class Settings:
     expected_repeats: float = 0.0
     """Further queries of the same task that are expected later."""
     recipe: str = "standard"
+    """A name (docs/recipes.md), or the path of a `.toml` file."""
+    votes: int = 1
+    """Views of the task that vote on each answer; 1 answers once."""
     signals: str = "needed"
     """needed measures what the policy looks at; all measures everything, for episodes to learn from."""
     seed: int = 0
@@ -137,6 +140,8 @@ def _parse(key: str, value: Any, source: str) -> Any:
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be a {kind.__name__}.")
     if key == "signals" and value not in ("needed", "all"):
         raise SettingsError(f"{source} sets signals to {value!r}; it must be needed or all.")
+    if key == "votes" and isinstance(value, int) and value < 1:
+        raise SettingsError(f"{source} sets votes to {value!r}; it must be at least 1.")
     if isinstance(value, float) and not 0 <= value < math.inf:
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be finite and at least 0.")
     return value

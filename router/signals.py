@@ -10,10 +10,11 @@ from policies.cost import CostModel, Sizes
 from policies.types import Costs, Signals, Situation
 from router.state import State
 from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult
-from ttt.icl import BATCH, BATCH_TOKENS, Consistency, ICLResult, Judged
+from ttt.icl import BATCH, BATCH_TOKENS, ICLResult, Judged
 from ttt.measure import TaskSize
 from ttt.recipes import PROBE, Recipe
 from ttt.task import Task
+from ttt.views import Consistency
 
 
 def cheap_signals(
@@ -45,8 +46,8 @@ def with_consistency(signals: Signals, seen: Consistency) -> Signals:
     """Add the votes of augmented views."""
     return replace(
         signals,
-        agreement=mean(b.agreement for b in seen.ballots),
-        answer_entropy=mean(b.entropy for b in seen.ballots),
+        agreement=mean(b.agreement for b in seen.found),
+        answer_entropy=mean(b.entropy for b in seen.found),
     )
 
 

@@ -8,9 +8,11 @@ from typing import Annotated, Literal, TypedDict
 
 from policies.types import Decision, Signals
 from router.receipt import Step
+from ttt.augment import DEFAULT
 from ttt.crossfit import CrossFitResult
 from ttt.icl import ICLResult
 from ttt.measure import TaskSize
+from ttt.recipes import Recipe
 from ttt.task import Query, Task
 
 Arm = Literal["auto", "icl", "ttt", "zero-shot"]
@@ -26,8 +28,13 @@ class Request:
     arm: Arm
     worth_s: float
     expected_repeats: float
-    recipe: str
+    recipes: tuple[Recipe, Recipe]
+    """For texts, and for tasks made of cells."""
     seed: int
+    votes: int = 1
+    """Views of the task that vote on each answer."""
+    augmentations: tuple[str, ...] = DEFAULT
+    """What those views may change."""
 
 
 @dataclass(frozen=True, slots=True)

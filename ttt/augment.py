@@ -1,82 +1,214 @@
-"""Invertible augmentations: views of a task whose answers can be turned back.
+"""Augmentations: which views of a task there are, and how one is drawn.
 
-A view transforms demonstrations and queries alike, so each view is a task that is consistent in
-itself; `invert` takes a prediction back to the original task. Which apply is seen from the content:
-orders always, symbol permutation and reversal only where every text is a row of single-character cells.
+A view shows the demonstrations in another order and, where the content allows it, transformed (see
+`transforms`). Demonstrations and queries are transformed alike, so each view is a task that is consistent
+in itself, and `View.invert` takes an answer back to the original task. Which augmentations apply follows
+from the task's content; which of them are wanted is a tuple of names.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
 
-from ttt.prompts import is_cells
-from ttt.task import Demonstration, Task
+from ttt.content import Kind, background, content_kind, label_set, read_rows, rectangular, symbol_alphabet
+from ttt.errors import TaskError
+from ttt.task import Demonstration, Query, Task
+from ttt.transforms import Labels, Options, Scale, Shift, Symbols, Symmetry, SymmetryName, Tile, Transform
+
+__all__ = ["AUGMENTATIONS", "DEFAULT", "Space", "View", "check_names", "identity", "space", "symbol_alphabet"]
+
+AUGMENTATIONS: dict[str, tuple[Kind, ...]] = {
+    "order": ("grid", "sequence", "choice", "labels", "text"),
+    "symbols": ("grid", "sequence"),
+    "symmetry": ("grid", "sequence"),
+    "shift": ("grid", "sequence"),
+    "scale": ("grid", "sequence"),
+    "tile": ("grid", "sequence"),
+    "options": ("choice",),
+    "labels": ("labels",),
+}
+"""All names, in the order in which they are drawn and applied, and the kinds of content they apply to."""
+
+DEFAULT = ("order", "symbols")
+"""What training and votes use unless told otherwise. The others are there and not measured yet."""
+
+OF_RECTANGLES = ("symmetry", "shift", "scale", "tile")
+ENLARGING = ("shift", "scale", "tile")
+"""At most one of these in a view: together they would make a prompt eight times as long."""
+MAX_MARGIN = 2
+"""Cells that a shift adds on a side, at most."""
+MAX_OPTIONS = 26
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One augmentation: an order of the demonstrations, a bijection of symbols, a reversal."""
+    """One way to show a task: an order of its demonstrations, and transforms that are applied in turn."""
 
     order: tuple[int, ...]
     """Position i of the view shows demonstration `order[i]`."""
-    symbols: tuple[tuple[str, str], ...] = ()
-    """Bijection of single characters, as (from, to); empty for the identity."""
-    reverse: bool = False
-    """Whether each row of cells is read from right to left."""
-
-    def apply(self, text: str) -> str:
-        return self._reversed(self._mapped(text, dict(self.symbols)))
-
-    def invert(self, text: str) -> str:
-        return self._mapped(self._reversed(text), {b: a for a, b in self.symbols})
-
-    def demonstrations(self, task: Task) -> tuple[Demonstration, ...]:
-        shown = (task.demonstrations[i] for i in self.order)
-        return tuple(Demonstration(self.apply(d.input), self.apply(d.output)) for d in shown)
+    transforms: tuple[Transform, ...] = ()
 
     @property
     def name(self) -> str:
-        parts = ["order"] + ["symbols"] * bool(self.symbols) + ["reverse"] * self.reverse
-        return "+".join(parts)
+        """E.g. `order+symbols+mirror`; `plain` for the task as it is."""
+        shuffled = ("order",) if self.order != tuple(range(len(self.order))) else ()
+        return "+".join((*shuffled, *self.transformation)) or "plain"
 
-    def _mapped(self, text: str, mapping: dict[str, str]) -> str:
-        return text.translate({ord(a): b for a, b in mapping.items()}) if mapping else text
+    @property
+    def transformation(self) -> tuple[str, ...]:
+        """Names of the transforms alone."""
+        return tuple(t.name for t in self.transforms)
 
-    def _reversed(self, text: str) -> str:
-        return "\n".join(row[::-1] for row in text.split("\n")) if self.reverse else text
+    def question(self, text: str) -> str | None:
+        """An input as this view shows it; None where it has no such form (cells that are none, say)."""
+        return self._chain(text)[-1]
 
+    def demonstration(self, d: Demonstration) -> Demonstration | None:
+        output: str | None = d.output
+        *givens, question = self._chain(d.input)
+        for transform, given in zip(self.transforms, givens, strict=True):
+            if output is None or given is None:
+                return None
+            output = transform.output(output, given)
+        return None if question is None or output is None else Demonstration(question, output)
 
-def symbol_alphabet(task: Task) -> tuple[str, ...]:
-    """Symbols that may be permuted: those of a task of cells, without the commonest (the background).
+    def invert(self, answer: str, question: str) -> str | None:
+        """What this view's `answer` to the original input `question` says of the original task; None where it
+        can't be turned back."""
+        text: str | None = answer
+        givens = self._chain(question)[:-1]
+        for transform, given in zip(reversed(self.transforms), reversed(givens), strict=True):
+            if text is None or given is None:
+                return None
+            text = transform.invert(text, given)
+        return text
 
-    Digits bring all of 1–9 with them, since the answer to a query may need one that no demonstration
-    shows. Empty when the task is not made of cells.
-    """
-    texts = [t.strip() for d in task.demonstrations for t in (d.input, d.output)]
-    if not texts or not all(is_cells(t) for t in texts):
-        return ()
-    counts = Counter(c for t in texts for c in t if not c.isspace())
-    background = counts.most_common(1)[0][0]
-    symbols = set(counts)
-    if all(c.isdigit() and c.isascii() for c in symbols):
-        symbols |= set("123456789")
-    return tuple(sorted(symbols - {background}))
+    def task(self, task: Task) -> Task:
+        """The task as this view shows it.
+
+        Raises:
+            TaskError: a demonstration has no such form; views drawn from the task's own `space` never do this.
+        """
+        shown = []
+        for i in self.order:
+            turned = self.demonstration(task.demonstrations[i])
+            if turned is None:
+                raise TaskError(
+                    f"Demonstration {i + 1} can't be shown under {self.name}; leave that augmentation out."
+                )
+            shown.append(turned)
+        return replace(task, demonstrations=tuple(shown))
+
+    def query(self, query: Query) -> Query | None:
+        text = self.question(query.input)
+        return None if text is None else Query(text)
+
+    def _chain(self, text: str) -> list[str | None]:
+        """The input before each transform and after the last."""
+        steps: list[str | None] = [text]
+        for transform in self.transforms:
+            before = steps[-1]
+            steps.append(None if before is None else transform.input(before))
+        return steps
 
 
 def identity(n: int) -> View:
     return View(tuple(range(n)))
 
 
-def random_view(task: Task, rng: random.Random, alphabet: Sequence[str], *, reverse: bool = False) -> View:
-    """A random order, and a random permutation of `alphabet` (see `symbol_alphabet`) where there is one."""
-    order = list(range(len(task.demonstrations)))
-    rng.shuffle(order)
-    if len(alphabet) < 2:
-        return View(tuple(order), (), reverse)
-    image = list(alphabet)
+def check_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, once each, in the order of application.
+
+    Raises:
+        TaskError: one is unknown.
+    """
+    given = tuple(names)
+    for name in given:
+        if name not in AUGMENTATIONS:
+            raise TaskError(f"Unknown augmentation {name!r}; choose from: {', '.join(AUGMENTATIONS)}.")
+    return tuple(name for name in AUGMENTATIONS if name in given)
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The views of one task that some augmentations give."""
+
+    kind: Kind
+    names: tuple[str, ...]
+    """Those asked for that apply to this task."""
+    n: int
+    """Demonstrations."""
+    alphabet: tuple[str, ...] = ()
+    background: str = ""
+    labels: tuple[str, ...] = ()
+
+    def draw(self, rng: random.Random) -> View:
+        """A random view. The same names draw the same numbers, whatever else there is to choose from."""
+        order = list(range(self.n))
+        if "order" in self.names:
+            rng.shuffle(order)
+        drawn: list[Transform] = []
+        if "symbols" in self.names:
+            drawn += [Symbols(moved)] if (moved := _permuted(self.alphabet, rng)) else []
+        if "symmetry" in self.names:
+            drawn += _symmetry(self.kind, rng)
+        enlarging = [name for name in ENLARGING if name in self.names]
+        if enlarging:
+            drawn += self._enlarged(rng.choice(["", *enlarging]), rng)
+        if "options" in self.names:
+            ranks = list(range(MAX_OPTIONS))
+            rng.shuffle(ranks)
+            drawn.append(Options(tuple(ranks)))
+        if "labels" in self.names:
+            drawn += [Labels(moved)] if (moved := _permuted(self.labels, rng)) else []
+        return View(tuple(order), tuple(drawn))
+
+    def _enlarged(self, name: str, rng: random.Random) -> list[Transform]:
+        grid = self.kind == "grid"
+        if name == "shift":
+            down, right = rng.randint(1, MAX_MARGIN) if grid else 0, rng.randint(1, MAX_MARGIN)
+            above, left = (rng.randint(0, n) for n in (down, right))
+            return [Shift((above, right - left, down - above, left), self.background)]
+        if name == "scale":
+            return [Scale(high=grid)]
+        return [Tile(down=grid and rng.random() < 0.5)] if name == "tile" else []
+
+
+def space(task: Task, names: Iterable[str] = DEFAULT) -> Space:
+    """The views of `task` under those of the augmentations `names` that apply to its content.
+
+    Those of whole grids need each text to be a rectangle.
+
+    Raises:
+        TaskError: an unknown name.
+    """
+    kind = content_kind(task)
+    chosen = [name for name in check_names(names) if kind in AUGMENTATIONS[name]]
+    labels = label_set(task) if kind == "labels" else ()
+    alphabet: tuple[str, ...] = ()
+    commonest = ""
+    if kind in ("grid", "sequence"):
+        alphabet, commonest = symbol_alphabet(task), background(task)
+        rows = [read_rows(t) for d in task.demonstrations for t in (d.input, d.output)]
+        if not all(r is not None and rectangular(r) for r in rows):
+            chosen = [name for name in chosen if name not in OF_RECTANGLES]
+    return Space(kind, tuple(chosen), len(task.demonstrations), alphabet, commonest, labels)
+
+
+def _permuted(values: Sequence[str], rng: random.Random) -> tuple[tuple[str, str], ...]:
+    """A random permutation as the pairs that it moves; nothing is drawn where there is nothing to permute."""
+    if len(values) < 2:
+        return ()
+    image = list(values)
     rng.shuffle(image)
-    moved = tuple((a, b) for a, b in zip(alphabet, image, strict=True) if a != b)
-    return View(tuple(order), moved, reverse)
+    return tuple((a, b) for a, b in zip(values, image, strict=True) if a != b)
+
+
+def _symmetry(kind: Kind, rng: random.Random) -> list[Transform]:
+    """One of the eight symmetries of the square; of two for single rows."""
+    there: tuple[SymmetryName, ...] = get_args(SymmetryName) if kind == "grid" else ("mirror",)
+    index = rng.randrange(len(there) + 1)
+    return [Symmetry(there[index - 1])] if index else []

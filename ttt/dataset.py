@@ -1,18 +1,21 @@
-"""Training sequences from demonstrations: in-context, leave-one-out by construction.
+"""Training sequences from demonstrations.
 
-Each sequence is a prompt of demonstrations in a random order (and under a random view); every answer
-in it is a label and is predicted from the pairs before it (the published recipe's "loss on all outputs").
+By default each sequence is a prompt of demonstrations in a random order (and under a random view), and every
+answer in it is a label, predicted from the pairs before it: leave-one-out by construction, the published
+recipe's "loss on all outputs". A recipe may instead ask for explicit leave-one-out tasks, for another loss,
+or for questions without demonstrations before them.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ttt.augment import random_view, symbol_alphabet
+from ttt.augment import Space, space
 from ttt.prompts import PromptFormat, Segment, select
-from ttt.recipes import Recipe
+from ttt.recipes import Loss, Recipe
 from ttt.task import Task
 
 
@@ -24,35 +27,107 @@ class Sequence:
     labels: tuple[bool, ...]
 
 
-def sequence(head: tuple[int, ...], segments: list[Segment]) -> Sequence:
-    """Concatenate; labels are each answer and the first token of its terminator."""
+def sequence(head: tuple[int, ...], segments: list[Segment], loss: Loss = "all-outputs") -> Sequence:
+    """Concatenate. Labels are each answer and the first token of its terminator; only those of the last
+    segment for `last-output`, and all tokens after the head for `all-tokens`."""
     ids: list[int] = list(head)
     labels = [False] * len(head)
-    for s in segments:
+    for number, s in enumerate(segments, start=1):
         ids += s.ids
-        labels += [False] * len(s.question) + [True] * (len(s.answer) + 1) + [False] * (len(s.terminator) - 1)
+        if loss == "all-tokens":
+            labels += [True] * len(s)
+            continue
+        wanted = loss == "all-outputs" or number == len(segments)
+        labels += [False] * len(s.question) + [wanted] * (len(s.answer) + 1)
+        labels += [False] * (len(s.terminator) - 1)
+    if not head:
+        labels[0] = False  # nothing predicts the first token
     return Sequence(tuple(ids), tuple(labels))
 
 
 def sequences(task: Task, fmt: PromptFormat, recipe: Recipe, seed: int) -> Iterator[Sequence]:
-    """An endless stream, the same for the same task, recipe and seed.
-
-    Demonstrations that do not fit in one sequence are left for the next: over a few sequences all are
-    used. One that alone is longer than `recipe.sequence_tokens` is a sequence of its own.
-    """
+    """An endless stream, the same for the same task, recipe and seed."""
     rng = random.Random(seed)
-    alphabet = symbol_alphabet(task) if recipe.symbols else ()
+    views = space(task, recipe.augmentations)
+    if recipe.data == "sampled" or recipe.form == "direct" or len(task.demonstrations) < 2:
+        return _sampled(task, fmt, recipe, views, rng)
+    return _left_out(task, fmt, recipe, views, rng)
+
+
+def _sampled(
+    task: Task, fmt: PromptFormat, recipe: Recipe, views: Space, rng: random.Random
+) -> Iterator[Sequence]:
+    """Some demonstrations at a time.
+
+    Those that do not fit in one sequence are left for the next: over a few sequences all are used. One
+    that alone is longer than `recipe.sequence_tokens` is a sequence of its own.
+    """
     head = fmt.head()
     budget = recipe.sequence_tokens - len(head)
+    shots = 1 if recipe.form == "direct" else recipe.shots
     left_out: list[int] = []
     while True:
-        view = random_view(
-            task, rng, alphabet, reverse=recipe.reverse and bool(alphabet) and rng.random() < 0.5
-        )
-        shown = dict(zip(view.order, view.demonstrations(task), strict=True))
+        view = views.draw(rng)
+        shown = dict(zip(view.order, view.task(task).demonstrations, strict=True))
         segments = [fmt.segment(shown[i]) for i in range(len(shown))]
         order = left_out + [i for i in view.order if i not in left_out]
-        chosen = list(select(segments, max(budget, len(segments[order[0]])), order))[: recipe.shots]
+        chosen = list(select(segments, max(budget, len(segments[order[0]])), order))[:shots]
         left_out = [i for i in left_out if i not in chosen] or [i for i in order if i not in chosen]
-        rng.shuffle(chosen)
-        yield sequence(head, [segments[i] for i in chosen])
+        if "order" in views.names:
+            rng.shuffle(chosen)
+        else:
+            chosen.sort()
+        yield sequence(head, [segments[i] for i in chosen], recipe.loss)
+
+
+def _left_out(
+    task: Task, fmt: PromptFormat, recipe: Recipe, views: Space, rng: random.Random
+) -> Iterator[Sequence]:
+    """A fixed set of leave-one-out tasks, passed over again and again in a new order each time.
+
+    The set ends at the recipe's `data_tokens`, and at as many sequences as the training can ever see.
+    """
+    made: list[Sequence] = []
+    tokens = 0
+    for last, without in _tasks(len(task.demonstrations), recipe, rng):
+        made.append(_one_left_out(task, fmt, recipe, views, rng, last, without))
+        tokens += len(made[-1].ids)
+        if len(made) == recipe.steps * recipe.batch or tokens >= recipe.data_tokens > 0:
+            break
+    while True:
+        rng.shuffle(made)
+        yield from made
+
+
+def _tasks(n: int, recipe: Recipe, rng: random.Random) -> Iterator[tuple[int, int | None]]:
+    """Which demonstration comes last, and which is not shown at all: leave-one-out tasks in rounds, each round
+    in a new order, so that wherever this is cut off all come about as often; then leave-two-out."""
+    for _ in range(recipe.copies):
+        yield from ((last, None) for last in rng.sample(range(n), n))
+    if recipe.data == "leave-two-out":
+        pairs = list(itertools.permutations(range(n), 2))
+        for _ in range(recipe.copies):
+            yield from rng.sample(pairs, len(pairs))
+
+
+def _one_left_out(
+    task: Task,
+    fmt: PromptFormat,
+    recipe: Recipe,
+    views: Space,
+    rng: random.Random,
+    last: int,
+    without: int | None,
+) -> Sequence:
+    view = views.draw(rng)
+    shown = dict(zip(view.order, view.task(task).demonstrations, strict=True))
+    segments = {i: fmt.segment(d) for i, d in shown.items() if i != without}
+    head, asked = fmt.head(), segments[last]
+    budget = recipe.sequence_tokens - len(head) - len(asked)
+    before: list[Segment] = []
+    for i in view.order:  # as many as fit, in the view's order
+        if i in (last, without) or len(before) + 1 >= recipe.shots or len(segments[i]) > budget:
+            continue
+        before.append(segments[i])
+        budget -= len(segments[i])
+    return sequence(head, [*before, asked], recipe.loss)

@@ -1,4 +1,4 @@
-"""Greedy decoding and scoring of many continuations of one shared prefix.
+"""Greedy decoding and scoring of many continuations of shared prefixes.
 
 Works on a `TokenTree`; knows token ids and stop strings, nothing of tasks.
 """
@@ -98,19 +98,18 @@ def grow(tree: TokenTree, parent: int, tokens: Sequence[int]) -> int:
 
 def decode(
     tree: TokenTree,
-    parent: int,
-    questions: Sequence[Sequence[int]],
+    asked: Sequence[tuple[int, Sequence[int]]],
     stopper: Stopper,
     max_new_tokens: int,
     should_stop: Callable[[], bool] = lambda: False,
     step_seconds: list[float] | None = None,
 ) -> list[Generation]:
-    """Greedy continuations of `questions`, all below `parent`; finished rows leave the batch at once.
+    """Greedy continuations of questions, each below its own parent node; finished rows leave the batch at once.
 
     `step_seconds` is given the seconds of each step; the first one reads the questions.
     """
-    rows = [_Row(tree.child(parent)) for _ in questions]
-    steps = [Append(row.node, question, keep=1) for row, question in zip(rows, questions, strict=True)]
+    rows = [_Row(tree.child(parent)) for parent, _ in asked]
+    steps = [Append(row.node, question, keep=1) for row, (_, question) in zip(rows, asked, strict=True)]
     live = rows
     for _ in range(max_new_tokens):
         if not live or should_stop():

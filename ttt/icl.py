@@ -1,7 +1,7 @@
 """In-context learning: answer queries from demonstrations in the prompt, with or without an adapter.
 
-The demonstrations are run once; all queries share their cache. Also the label-free and the
-demonstration-only measurements that rest on it: consistency across views, and leave-one-out.
+The demonstrations are run once; all queries share their cache. Also the measurements on demonstrations alone
+that rest on it, such as leave-one-out. What several views of a task say is in `views`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
-from ttt.augment import View, identity, random_view, symbol_alphabet
 from ttt.engine import Bench, Engine, Priority
 from ttt.errors import Cancelled, ContextOverflow
 from ttt.prompts import PromptFormat, Segment, select
 from ttt.task import Demonstration, Query, Task
-from ttt.vote import Ballot, vote
 
 BATCH = 32
 """Queries decoded together at most."""
@@ -28,7 +27,7 @@ from one another, and masked attention is still paid for."""
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One query's answer from one view."""
+    """One query's answer."""
 
     text: str
     logprob: float
@@ -44,7 +43,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ICLResult:
-    """Answers to all queries under one view."""
+    """Answers to all queries of a task."""
 
     answers: tuple[Answer, ...]
     prompt_tokens: int
@@ -59,16 +58,6 @@ class ICLResult:
     """Seconds of the decoding steps."""
     decode_steps: int
     """Each step serves a batch of queries."""
-
-
-@dataclass(frozen=True, slots=True)
-class Consistency:
-    """Votes of some views on some queries."""
-
-    queries: tuple[int, ...]
-    """Indices of the sampled queries."""
-    views: tuple[str, ...]
-    ballots: tuple[Ballot, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,65 +96,120 @@ def shown_order(segments: Sequence[Segment], budget: int) -> tuple[int, ...]:
     return tuple(sorted(select(segments, budget, order)))
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A task and its queries as tokens: what is read before the first token of an answer."""
+
+    fmt: PromptFormat
+    prefix: tuple[int, ...]
+    """Instruction and demonstrations."""
+    n_shown: int
+    questions: tuple[tuple[int, ...], ...]
+    max_new_tokens: int
+
+
+@dataclass(slots=True)
+class Passes:
+    """What answering took: seconds of reading, and of each decoding step."""
+
+    reading: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+
+
+def write_prompt(engine: Engine, task: Task, queries: Sequence[Query], *, in_context: bool = True) -> Prompt:
+    """The prompt of `queries` after the task's demonstrations, or after the instruction alone (answers are then
+    still expected in the demonstrations' form).
+
+    Raises:
+        ContextOverflow: a query, or the shortest demonstration, does not fit.
+    """
+    fmt = PromptFormat(engine.loaded.tokenizer, task)
+    questions = tuple(fmt.question(q.input) for q in queries)
+    free = context_budget(engine, fmt, task, questions)
+    segments = [fmt.segment(d) for d in task.demonstrations] if in_context else []
+    shown = shown_order(segments, free)
+    prefix = tuple(t for i in shown for t in segments[i].ids)
+    return Prompt(fmt, (*fmt.head(), *prefix), len(shown), questions, fmt.max_new_tokens(task))
+
+
 async def answer(
     engine: Engine,
     task: Task,
     queries: Sequence[Query],
     *,
     adapter: str | None = None,
-    view: View | None = None,
+    in_context: bool = True,
     priority: Priority = Priority.ANSWER,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> ICLResult:
-    """Answer `queries` by greedy decoding after the task's demonstrations.
+    """Answer `queries` by greedy decoding after the task's demonstrations, or without them.
 
     Raises:
         ContextOverflow: a query, or the shortest demonstration, does not fit.
         Cancelled: `should_stop` said so.
     """
-    fmt = PromptFormat(engine.loaded.tokenizer, task)
-    view = view or identity(len(task.demonstrations))
-    segments = [fmt.segment(d) for d in view.demonstrations(task)]
-    questions = [fmt.question(view.apply(q.input)) for q in queries]
-    shown = shown_order(segments, context_budget(engine, fmt, task, questions))
-    prefix = [t for i in shown for t in segments[i].ids]
-    by_length = sorted(range(len(queries)), key=lambda i: len(questions[i]))
-    budget = fmt.max_new_tokens(task)
-    results: dict[int, Answer] = {}
-    reading: list[float] = []
-    steps: list[float] = []
+    prompt = write_prompt(engine, task, queries, in_context=in_context)
+    (answers,), passes = await run_prompts(engine, [prompt], adapter, priority, should_stop)
+    return ICLResult(
+        answers,
+        len(prompt.prefix) - len(prompt.fmt.head()),
+        prompt.n_shown,
+        sum(map(len, prompt.questions)),
+        sum(passes.reading),
+        sum(passes.steps),
+        len(passes.steps),
+    )
 
-    def start(bench: Bench) -> _Prefix:
+
+async def run_prompts(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    adapter: str | None,
+    priority: Priority,
+    should_stop: Callable[[], bool],
+) -> tuple[list[tuple[Answer, ...]], Passes]:
+    """Decode the answers of several prompts in shared passes; the prompts stop at the same strings and have the
+    same token budget.
+
+    Raises:
+        Cancelled: `should_stop` said so.
+    """
+    asked = [(p, question) for p, prompt in enumerate(prompts) for question in prompt.questions]
+    by_length = sorted(range(len(asked)), key=lambda i: len(asked[i][1]))
+    budget = prompts[0].max_new_tokens
+    results: dict[int, Answer] = {}
+    passes = Passes()
+
+    def start(bench: Bench) -> _Prefixes:
         started = time.perf_counter()
         with bench.slots.active(adapter):
-            begun = _Prefix(bench, fmt, [*fmt.head(), *prefix], adapter)
-        reading.append(time.perf_counter() - started)
+            begun = _Prefixes(bench, prompts[0].fmt, [p.prefix for p in prompts], adapter)
+        passes.reading.append(time.perf_counter() - started)
         return begun
 
-    tree = await engine.run(start, priority)
+    begun = await engine.run(start, priority)
 
     def batch(bench: Bench, chosen: Sequence[int]) -> None:
         from ttt.generate import decode
 
-        asked = [questions[i] for i in chosen]
+        rows = [(begun.nodes[asked[i][0]], asked[i][1]) for i in chosen]
         seconds: list[float] = []
         with bench.slots.active(adapter):
-            rows = decode(tree.tree, tree.node, asked, tree.stopper, budget, should_stop, seconds)
-            tree.tree.rewind(tree.mark)
-        reading.extend(seconds[:1])
-        steps.extend(seconds[1:])
-        for i, row in zip(chosen, rows, strict=True):
-            text = view.invert(fmt.parse(row.text))
+            found = decode(begun.tree, rows, begun.stopper, budget, should_stop, seconds)
+            begun.tree.rewind(begun.mark)
+        passes.reading.extend(seconds[:1])
+        passes.steps.extend(seconds[1:])
+        for i, row in zip(chosen, found, strict=True):
+            text = prompts[asked[i][0]].fmt.parse(row.text)
             results[i] = Answer(text, row.logprob, row.n_tokens, row.margin, row.finished)
 
-    for chosen in _batches(by_length, [len(q) for q in questions]):
+    for chosen in _batches(by_length, [len(question) for _, question in asked]):
         await engine.run(partial(batch, chosen=chosen), priority)
         cut_short = any(not results[i].finished and results[i].n_tokens < budget for i in chosen)
-        if should_stop() and (cut_short or len(results) < len(queries)):
+        if should_stop() and (cut_short or len(results) < len(asked)):
             raise Cancelled("Answering was cancelled before all queries were done; ask again.")
-    answers = tuple(results[i] for i in range(len(queries)))
-    asked_tokens = sum(map(len, questions))
-    return ICLResult(answers, len(prefix), len(shown), asked_tokens, sum(reading), sum(steps), len(steps))
+    in_order = iter(results[i] for i in range(len(asked)))
+    return [tuple(islice(in_order, len(p.questions))) for p in prompts], passes
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -179,41 +223,6 @@ def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]
         tokens += lengths[i]
     if batch:
         yield batch
-
-
-async def consistency(
-    engine: Engine,
-    task: Task,
-    queries: Sequence[Query],
-    plain: ICLResult,
-    *,
-    n_views: int = 2,
-    n_queries: int = 8,
-    seed: int = 0,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Consistency:
-    """How far further views (other orders; where valid other symbols, reversed) agree with the plain one.
-
-    At most `n_queries` queries, evenly spread, are looked at: the signal is an average.
-    """
-    n = min(n_queries, len(queries))
-    sample = tuple(round(i * (len(queries) - 1) / max(n - 1, 1)) for i in range(n))
-    sample = tuple(dict.fromkeys(sample))
-    rng = random.Random(seed)
-    alphabet = symbol_alphabet(task)
-    views = [random_view(task, rng, alphabet, reverse=bool(alphabet) and i % 2 == 1) for i in range(n_views)]
-    texts = [[plain.answers[i].text] for i in sample]
-    logprobs = [[plain.answers[i].logprob] for i in sample]
-    for view in views:
-        asked = [queries[i] for i in sample]
-        result = await answer(
-            engine, task, asked, view=view, priority=Priority.SIGNALS, should_stop=should_stop
-        )
-        for row, given in enumerate(result.answers):
-            texts[row].append(given.text)
-            logprobs[row].append(given.logprob)
-    ballots = tuple(vote(t, p) for t, p in zip(texts, logprobs, strict=True))
-    return Consistency(sample, tuple(v.name for v in views), ballots)
 
 
 async def leave_one_out(engine: Engine, task: Task, *, priority: Priority = Priority.SIGNALS) -> Judged:
@@ -239,9 +248,9 @@ async def leave_one_out(engine: Engine, task: Task, *, priority: Priority = Prio
         from ttt.tree import Append
 
         with bench.slots.active(None):
-            root = _Prefix(bench, fmt, fmt.head(), None)
+            root = _Prefixes(bench, fmt, [fmt.head()], None)
             leaves: dict[int, int] = {}
-            level = [(root.node, list(range(len(segments))))]
+            level = [(root.nodes[0], list(range(len(segments))))]
             while level:
                 below: list[tuple[int, list[int]]] = []
                 grown: list[Append] = []
@@ -286,24 +295,25 @@ async def judge(
         from ttt.generate import Known, score
 
         with bench.slots.active(adapter):
-            root = _Prefix(bench, fmt, [*fmt.head(), *prefix], adapter)
-            known = [(root.node, Known(s.question, s.answer, fmt.ending)) for s in judged]
+            root = _Prefixes(bench, fmt, [[*fmt.head(), *prefix]], adapter)
+            known = [(root.nodes[0], Known(s.question, s.answer, fmt.ending)) for s in judged]
             scores = score(root.tree, known, root.stopper)
         return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
 
     return await engine.run(work, priority)
 
 
-class _Prefix:
-    """A shared prefix that has been run; lives on the owner thread."""
+class _Prefixes:
+    """Prefixes that have been run, side by side in one tree; lives on the owner thread."""
 
-    def __init__(self, bench: Bench, fmt: PromptFormat, tokens: Sequence[int], adapter: str | None) -> None:
+    def __init__(
+        self, bench: Bench, fmt: PromptFormat, prefixes: Sequence[Sequence[int]], adapter: str | None
+    ) -> None:
         from ttt.generate import Stopper, grow
         from ttt.tree import TokenTree
 
         loaded = bench.loaded
         self.tree = TokenTree(bench.runner(adapter))
-        tokens = tokens or ()
-        self.node = grow(self.tree, TokenTree.ROOT, tokens)
+        self.nodes = [grow(self.tree, TokenTree.ROOT, tokens) for tokens in prefixes]
         self.mark = self.tree.mark()
         self.stopper = Stopper(loaded.tokenizer, fmt.stop, loaded.eos_ids)

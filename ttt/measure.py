@@ -40,7 +40,8 @@ class TaskSize:
 
 
 def _tokens(recipe: Recipe, n_demonstrations: int, prefix_tokens: int) -> int:
-    share = min(1.0, recipe.shots / max(n_demonstrations, 1))
+    shots = 1 if recipe.form == "direct" else recipe.shots
+    share = min(1.0, shots / max(n_demonstrations, 1))
     return recipe.steps * recipe.batch * min(round(prefix_tokens * share), recipe.sequence_tokens)
 
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from router.cli.options import ArmOption, Device, Dtype, Model, Prefer, Worth, check_worth, settings_of
+from router.cli.options import (
+    ArmOption,
+    Device,
+    Dtype,
+    Model,
+    Prefer,
+    RecipeOption,
+    Votes,
+    Worth,
+    check_worth,
+    settings_of,
+)
 from router.cli.progress import Reporter, ctrl_c
 from router.cli.render import duration
 
@@ -39,6 +50,8 @@ def evaluate(
     ] = "exact",
     prefer: Prefer = None,
     worth: Worth = None,
+    recipe: RecipeOption = None,
+    votes: Votes = None,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -74,7 +87,9 @@ def evaluate(
         )
     if resume and out is None:
         raise typer.BadParameter("name the report to go on with by --out.", param_hint="--resume")
-    settings = settings_of(model=model, device=device, dtype=dtype, prefer=prefer, worth_s=worth)
+    settings = settings_of(
+        model=model, device=device, dtype=dtype, prefer=prefer, worth_s=worth, recipe=recipe, votes=votes
+    )
 
     from router.evaluate import EvaluateOptions
     from router.evaluate import evaluate as run

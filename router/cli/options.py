@@ -24,6 +24,14 @@ Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, bfloat16, floa
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", metavar="D", help="Folder of the database and the adapters.")
 ]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", metavar="R", help="How to train: a name (docs/recipes.md), or a .toml file."),
+]
+Votes = Annotated[
+    int | None,
+    typer.Option("--votes", metavar="N", min=1, help="Views of the task that vote on each answer."),
+]
 Prefer = Annotated[
     Preference | None,
     typer.Option("--prefer", help="How much compute one more correct answer is worth: 5, 30 or 300 s."),

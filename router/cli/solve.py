@@ -19,6 +19,8 @@ from router.cli.options import (
     Dtype,
     Model,
     Prefer,
+    RecipeOption,
+    Votes,
     Worth,
     check_worth,
     settings_of,
@@ -66,6 +68,8 @@ def solve(
         float | None,
         typer.Option("--repeats", metavar="N", min=0, help="Queries of this task that will come later."),
     ] = None,
+    recipe: RecipeOption = None,
+    votes: Votes = None,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -92,7 +96,9 @@ def solve(
     """
     check_worth(prefer, worth)
     asked = _read(task, demos, queries, query or [], instruction)
-    settings = settings_of(model=model, device=device, dtype=dtype, data_dir=data_dir, seed=seed)
+    settings = settings_of(
+        model=model, device=device, dtype=dtype, data_dir=data_dir, seed=seed, recipe=recipe, votes=votes
+    )
 
     stop = threading.Event()
     with Reporter() as reporter:

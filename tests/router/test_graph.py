@@ -25,6 +25,7 @@ from router.state import Request
 from tests.router.conftest import (
     POOR,
     QUERIES,
+    QUICK,
     RICH,
     TASK,
     TRUSTING,
@@ -176,7 +177,7 @@ def test_a_random_policy_logs_the_true_propensity_of_what_it_took(open_router: O
 
 
 def request_of(agent: Any) -> Request:
-    return Request("e" * 32, TASK, tuple(map(Query, QUERIES)), "auto", RICH, 0.0, "quick", 0)
+    return Request("e" * 32, TASK, tuple(map(Query, QUERIES)), "auto", RICH, 0.0, (QUICK, QUICK), 0)
 
 
 def context_of(agent: Any) -> Context:
@@ -236,7 +237,8 @@ def test_the_words_of_the_router_are_read_without_torch(module: str) -> None:
 
 def test_a_request_has_no_place_for_right_answers() -> None:
     assert [f.name for f in fields(Query)] == ["input"]
-    names = ["episode_id", "task", "queries", "arm", "worth_s", "expected_repeats", "recipe", "seed"]
+    names = ["episode_id", "task", "queries", "arm", "worth_s", "expected_repeats", "recipes", "seed"]
+    names += ["votes", "augmentations"]
     assert [f.name for f in fields(Request)] == names
 
 

@@ -22,11 +22,12 @@ from router.signals import (
 from router.state import AdapterRef, Request, State
 from tests.router.conftest import OTHER, QUICK, ok_task
 from ttt.crossfit import CrossFitResult
-from ttt.icl import BATCH, Answer, Consistency, ICLResult, Judged
+from ttt.icl import BATCH, Answer, ICLResult, Judged
 from ttt.measure import TaskSize
 from ttt.recipes import PROBE
 from ttt.task import Demonstration, Query, Task
-from ttt.vote import vote
+from ttt.views import Consistency
+from ttt.vote import agreement
 
 TASK = Task(tuple(Demonstration(str(i), out) for i, out in enumerate(("a", "b", " a", "a "))))
 SIZE = TaskSize("qa1", 4, 100, 60, 1.5, 3)
@@ -68,7 +69,7 @@ def test_no_demonstrations_have_an_empty_label_set() -> None:
 
 
 def test_signals_of_the_augmented_views_are_means_over_queries() -> None:
-    agreeing, split = vote(["a", "a", "a"], [-1.0] * 3), vote(["a", "b", "c"], [-1.0] * 3)
+    agreeing, split = agreement(["a", "a", "a"]), agreement(["a", "b", "c"])
     got = with_consistency(cheap(), Consistency((0, 1), ("order", "order"), (agreeing, split)))
     assert agreeing.agreement == 1 and split.agreement == 0 and split.entropy > agreeing.entropy == 0
     assert got.agreement == 0.5 and got.answer_entropy == pytest.approx(split.entropy / 2)
@@ -103,7 +104,7 @@ def test_expected_costs_are_those_of_the_sizes_in_tokens() -> None:
 
 def state(n: int, **more: object) -> State:
     task = ok_task(n) if n else Task()
-    request = Request("e", task, (Query("q"),), "auto", 30.0, 0.0, "quick", 0)
+    request = Request("e", task, (Query("q"),), "auto", 30.0, 0.0, (QUICK, QUICK), 0)
     size = replace(SIZE, n_demonstrations=n)
     filled = State(request=request, task=task, size=size, signals=unmeasured(task, size, 1, 0.0))
     filled.update(more)  # type: ignore[typeddict-item]

@@ -12,7 +12,7 @@ import pytest
 from tests.ttt.conftest import letters_task
 from ttt.dataset import Sequence, sequences
 from ttt.prompts import PromptFormat
-from ttt.recipes import Recipe
+from ttt.recipes import Data, Recipe
 from ttt.task import Demonstration, Task
 
 if TYPE_CHECKING:
@@ -102,20 +102,136 @@ def test_the_same_seed_gives_the_same_stream_and_another_another(
 def test_symbols_are_permuted_only_where_the_recipe_says_so(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     fmt = PromptFormat(tiny_tokenizer, CELLS)
     known = {fmt.render(d.input) for d in CELLS.demonstrations}
-    plain = replace(WIDE, symbols=False)
+    plain = replace(WIDE, augmentations=("order",))
     seen = {x for s in islice(sequences(CELLS, fmt, plain, 0), 5) for x in shown(tiny_tokenizer, s)}
     assert seen == known
     seen = {x for s in islice(sequences(CELLS, fmt, WIDE, 0), 5) for x in shown(tiny_tokenizer, s)}
     assert seen - known
 
 
-def test_reversed_sequences_are_consistent_in_themselves(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    recipe = replace(WIDE, symbols=True, reverse=True)
-    fmt = PromptFormat(tiny_tokenizer, CELLS)
-    reversed_ = 0
-    for sequence in islice(sequences(CELLS, fmt, recipe, 0), 12):
-        inputs = shown(tiny_tokenizer, sequence)
+@pytest.mark.parametrize("name", ["symmetry", "shift", "scale", "tile"])
+def test_transformed_sequences_are_consistent_in_themselves(
+    tiny_tokenizer: PreTrainedTokenizerFast, name: str
+) -> None:
+    """The task is to read backwards, and so it stays under every transform."""
+    recipe = replace(WIDE, augmentations=("order", "symbols", name))
+    task = Task(tuple(Demonstration(f"0 {i} 0 0 0", f"0 0 0 {i} 0") for i in range(1, 6)))
+    fmt = PromptFormat(tiny_tokenizer, task)
+    forms = set()
+    for sequence in islice(sequences(task, fmt, recipe, 0), 12):
+        inputs = [x.replace(" ", "") for x in shown(tiny_tokenizer, sequence)]
         outputs = [fmt.parse(text).replace(" ", "") for text in labelled(tiny_tokenizer, sequence)]
-        assert [x.replace(" ", "")[::-1] for x in inputs] == outputs
-        reversed_ += inputs[0].replace(" ", "")[0] != "0"
-    assert 0 < reversed_ < 12
+        if name != "shift":  # whose margins are not the same on both sides
+            assert [x[::-1] for x in inputs] == outputs
+        assert all(sorted(x) == sorted(y) for x, y in zip(inputs, outputs, strict=True))
+        forms.add("".join("0" if c == "0" else "x" for c in inputs[0]))
+    assert len(forms) > 1
+
+
+# ------------------------------------------------------------------------------------------ explicit tasks
+
+
+EXPLICIT = replace(WIDE, data="leave-one-out", steps=100)
+
+
+def passes(
+    task: Task, fmt: PromptFormat, recipe: Recipe, n: int, tokenizer: PreTrainedTokenizerFast
+) -> list[list[list[str]]]:
+    """What the first two passes over the fixed set show, `n` sequences each."""
+    taken = [shown(tokenizer, s) for s in islice(sequences(task, fmt, recipe, 0), 2 * n)]
+    return [taken[:n], taken[n:]]
+
+
+def test_leave_one_out_puts_each_last_after_all_others_once_a_copy(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    task = letters_task(5)
+    inputs = sorted(d.input for d in task.demonstrations)
+    fmt = PromptFormat(tiny_tokenizer, task)
+    first, second = passes(task, fmt, replace(EXPLICIT, copies=3), 15, tiny_tokenizer)
+    assert Counter(s[-1] for s in first) == {x: 3 for x in inputs}
+    assert all(sorted(s) == inputs for s in first)
+    assert sorted(first) == sorted(second) and first != second, "the same set again, in another order"
+    assert len({tuple(s) for s in first}) > 5, "copies have orders of their own"
+
+
+def test_leave_two_out_tops_up_with_every_pair(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    task = letters_task(4)
+    fmt = PromptFormat(tiny_tokenizer, task)
+    first, _ = passes(task, fmt, replace(EXPLICIT, data="leave-two-out"), 4 + 12, tiny_tokenizer)
+    assert Counter(map(len, first)) == {4: 4, 3: 12}
+    inputs = {d.input for d in task.demonstrations}
+    missing = Counter((s[-1], *(inputs - set(s))) for s in first if len(s) == 3)
+    assert len(missing) == 12 and set(missing.values()) == {1}
+
+
+def test_the_fixed_set_ends_at_its_tokens_and_at_what_training_can_see(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    task = letters_task(6)
+    fmt = PromptFormat(tiny_tokenizer, task)
+    one = len(next(sequences(task, fmt, EXPLICIT, 0)).ids)
+    for recipe in (
+        replace(EXPLICIT, copies=50, data_tokens=8 * one - 1),
+        replace(EXPLICIT, copies=50, steps=4, batch=2),
+    ):
+        first, second = passes(task, fmt, recipe, 8, tiny_tokenizer)
+        assert sorted(first) == sorted(second)
+        assert {s[-1] for s in first} == {d.input for d in task.demonstrations}, (
+            "cut off, all come about as often"
+        )
+
+
+def test_explicit_tasks_keep_to_shots_and_tokens(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    task = letters_task(8)
+    fmt = PromptFormat(tiny_tokenizer, task)
+    taken = list(islice(sequences(task, fmt, replace(EXPLICIT, shots=3), 0), 8))
+    assert all(len(shown(tiny_tokenizer, s)) == 3 for s in taken)
+    limit = len(fmt.head()) + 4 * max(len(fmt.segment(d)) for d in task.demonstrations)
+    taken = list(islice(sequences(task, fmt, replace(EXPLICIT, sequence_tokens=limit), 0), 8))
+    assert all(len(shown(tiny_tokenizer, s)) >= 4 and len(s.ids) <= limit for s in taken)
+
+
+def test_one_demonstration_can_not_be_left_out_and_is_trained_on_alone(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    task = letters_task(1)
+    (only,) = islice(sequences(task, PromptFormat(tiny_tokenizer, task), EXPLICIT, 0), 1)
+    assert shown(tiny_tokenizer, only) == [task.demonstrations[0].input]
+
+
+@pytest.mark.parametrize("data", ["sampled", "leave-one-out"])
+def test_direct_sequences_show_one_demonstration_and_use_all(
+    tiny_tokenizer: PreTrainedTokenizerFast, data: Data
+) -> None:
+    task = letters_task(6)
+    recipe = replace(WIDE, form="direct", data=data)
+    taken = [
+        shown(tiny_tokenizer, s)
+        for s in islice(sequences(task, PromptFormat(tiny_tokenizer, task), recipe, 0), 12)
+    ]
+    assert all(len(s) == 1 for s in taken) and {s[0] for s in taken} == {d.input for d in task.demonstrations}
+
+
+# ---------------------------------------------------------------------------------------------------- loss
+
+
+def test_the_last_output_alone_may_be_the_label(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    task = letters_task(5)
+    fmt = PromptFormat(tiny_tokenizer, task)
+    answers = {d.input: d.output for d in task.demonstrations}
+    for s in islice(sequences(task, fmt, replace(WIDE, loss="last-output"), 0), 3):
+        assert labelled(tiny_tokenizer, s) == [f" {answers[shown(tiny_tokenizer, s)[-1]]}\n"]
+
+
+def test_all_tokens_after_the_instruction_may_be_labels(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    task = letters_task(4)
+    fmt = PromptFormat(tiny_tokenizer, task)
+    (s,) = islice(sequences(task, fmt, replace(WIDE, loss="all-tokens"), 0), 1)
+    head = len(fmt.head())
+    assert head > 0 and not any(s.labels[:head]) and all(s.labels[head:])
+    plain = replace(task, instruction="")
+    (s,) = islice(
+        sequences(plain, PromptFormat(tiny_tokenizer, plain), replace(WIDE, loss="all-tokens"), 0), 1
+    )
+    assert not s.labels[0] and all(s.labels[1:]), "nothing predicts the first token"

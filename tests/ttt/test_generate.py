@@ -53,7 +53,8 @@ def test_decoding_is_plain_greedy_decoding_row_by_row(loud: LoadedModel) -> None
     questions = [tokens(n, n) for n in (3, 11, 6, 1, 25)]
     stopper = Stopper(loud.tokenizer, ("never said",), loud.eos_ids)
     tree = tree_of(loud)
-    found = decode(tree, grow(tree, TokenTree.ROOT, prefix), questions, stopper, BUDGET)
+    node = grow(tree, TokenTree.ROOT, prefix)
+    found = decode(tree, [(node, q) for q in questions], stopper, BUDGET)
     said = set()
     for question, row in zip(questions, found, strict=True):
         new = plain(loud, prefix + question)
@@ -74,7 +75,7 @@ def test_a_row_ends_at_its_first_stop_string_and_the_others_go_on(
     questions = [tokens(8, seed) for seed in range(12)]
     tree = tree_of(babbler)
     stopper = Stopper(babbler.tokenizer, stop, babbler.eos_ids)
-    rows = decode(tree, TokenTree.ROOT, questions, stopper, BUDGET)
+    rows = decode(tree, [(TokenTree.ROOT, q) for q in questions], stopper, BUDGET)
     for question, row in zip(questions, rows, strict=True):
         whole = str(babbler.tokenizer.decode(plain(babbler, question)))
         ends = [whole.index(s) for s in stop if s in whole]
@@ -91,7 +92,7 @@ def test_an_end_token_ends_a_row(loud: LoadedModel) -> None:
     new = plain(loud, prompt)
     last = next(i for i in range(len(new) - 1, -1, -1) if new[i] not in new[:i])
     tree = tree_of(loud)
-    (row,) = decode(tree, TokenTree.ROOT, [prompt], Stopper(loud.tokenizer, (), [new[last]]), BUDGET)
+    (row,) = decode(tree, [(TokenTree.ROOT, prompt)], Stopper(loud.tokenizer, (), [new[last]]), BUDGET)
     assert row.finished and row.n_tokens == last + 1
     assert row.text == loud.tokenizer.decode(new[:last])
 
@@ -100,7 +101,7 @@ def test_decoding_stops_early_when_told_to(babbler: LoadedModel) -> None:
     answers = iter([False, False, True, True])
     tree = tree_of(babbler)
     stopper = Stopper(babbler.tokenizer, ("never said",), babbler.eos_ids)
-    (row,) = decode(tree, TokenTree.ROOT, [tokens(8, 0)], stopper, BUDGET, lambda: next(answers))
+    (row,) = decode(tree, [(TokenTree.ROOT, tokens(8, 0))], stopper, BUDGET, lambda: next(answers))
     assert row.n_tokens == 2 and not row.finished
 
 

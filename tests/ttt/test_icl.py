@@ -13,10 +13,9 @@ import torch
 
 from tests.ttt.conftest import SMALL, babble, letters_task, load_tiny
 from ttt import icl as icl_module
-from ttt.augment import View
 from ttt.engine import Engine
 from ttt.errors import AdapterError, Cancelled, ContextOverflow
-from ttt.icl import answer, consistency, judge, leave_one_out
+from ttt.icl import answer, judge, leave_one_out
 from ttt.model import LoadedModel
 from ttt.prompts import PromptFormat
 from ttt.task import Demonstration, Query, Task
@@ -161,34 +160,20 @@ async def test_an_adapter_answers_where_it_is_named_and_only_there(llama_engine:
         await answer(llama_engine, TASK, QUERIES, adapter="b")
 
 
-async def test_a_view_is_asked_transformed_and_its_answers_are_turned_back(babbling_engine: Engine) -> None:
-    """A view answers like the transformed task asked plainly, then inverted."""
-    swap = (("a", "b"), ("b", "a"))
-    view = View((2, 0, 1, 5, 4, 3), swap, reverse=True)
-    shown = replace(TASK, demonstrations=view.demonstrations(TASK))
-    found = await answer(babbling_engine, TASK, QUERIES, view=view)
-    plain = await answer(babbling_engine, shown, [Query(view.apply(q.input)) for q in QUERIES])
-    assert [a.text for a in found.answers] == [view.invert(a.text) for a in plain.answers]
-    assert any("a" in a.text or "b" in a.text for a in plain.answers)
-
-
-async def test_consistency_samples_queries_evenly_and_counts_the_plain_view(babbling_engine: Engine) -> None:
-    plain = await answer(babbling_engine, TASK, QUERIES)
-    seen = await consistency(babbling_engine, TASK, QUERIES, plain, n_views=3, n_queries=4)
-    assert seen.queries == (0, 2, 5, 7)
-    assert seen.views == ("order",) * 3
-    assert len(seen.ballots) == 4 and all(0 <= b.agreement <= 1 for b in seen.ballots)
-    assert seen == await consistency(babbling_engine, TASK, QUERIES, plain, n_views=3, n_queries=4)
-    one = await consistency(babbling_engine, TASK, QUERIES[:1], plain, n_queries=4)
-    assert one.queries == (0,)
-
-
-async def test_cells_are_looked_at_permuted_and_reversed(llama_engine: Engine) -> None:
-    task = Task(tuple(Demonstration(f"0 0 {i}", f"{i} 0 0") for i in range(1, 4)))
-    queries = [Query("0 0 7"), Query("0 8 0")]
-    plain = await answer(llama_engine, task, queries)
-    seen = await consistency(llama_engine, task, queries, plain, n_views=2)
-    assert seen.views == ("order+symbols", "order+symbols+reverse")
+async def test_without_context_only_the_instruction_comes_before_the_question(
+    babbling_engine: Engine,
+) -> None:
+    """The answers' form and length are still those of the demonstrations."""
+    found = await answer(babbling_engine, TASK, QUERIES, in_context=False)
+    shown = await answer(babbling_engine, TASK, QUERIES)
+    assert (found.n_shown, found.prompt_tokens, shown.n_shown) == (0, 0, len(TASK.demonstrations))
+    loaded = babbling_engine.loaded
+    alone = Task((), TASK.instruction)
+    budget = PromptFormat(loaded.tokenizer, TASK).max_new_tokens(TASK)
+    for query, given in zip(QUERIES, found.answers, strict=True):
+        new = plain_tokens(loaded, prompt(loaded, alone, query.input), given.n_tokens)
+        assert str(loaded.tokenizer.decode(new)).split("\n")[0].strip() == given.text
+        assert given.finished or given.n_tokens == budget
 
 
 # ------------------------------------------------------------------------------------------- leave one out

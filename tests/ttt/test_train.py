@@ -323,5 +323,5 @@ def test_recipes_are_found_by_name_and_told_apart_by_hash() -> None:
     assert (standard, recipe("standard", cells)) == RECIPES["standard"]
     assert standard.id == recipe("standard", texts).id != standard.with_steps(standard.steps + 1).id
     assert standard.id != recipe("standard", cells).id
-    with pytest.raises(TaskError, match="Unknown recipe 'none'; choose one of: standard"):
+    with pytest.raises(TaskError, match="Unknown recipe 'none'; choose one of: quick, standard"):
         recipe("none", texts)

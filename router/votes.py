@@ -1,0 +1,66 @@
+"""Further views of the task vote on the answers of whichever arm answers.
+
+Votes are paid for by every arm alike, so the policy's choice between arms does not hang on them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from router.context import Context
+from router.receipt import Step
+from router.state import State
+from ttt.augment import space
+from ttt.errors import Cancelled
+from ttt.icl import ICLResult
+from ttt.views import vote_answers
+
+
+async def vote(
+    plain: ICLResult, adapter: str | None, in_context: bool, state: State, context: Context
+) -> dict[str, Any]:
+    """What voting adds to the state: `answers`, the step with its seconds, and notes on what did not vote.
+
+    Without votes wanted, the plain answers; they also stand, and the notes say so, when voting is cancelled.
+    """
+    request, task, started = state["request"], state["task"], time.perf_counter()
+    if request.votes == 1:
+        return {"answers": plain}
+    try:
+        voted = await vote_answers(
+            context.engine,
+            task,
+            request.queries,
+            plain,
+            request.votes,
+            augmentations=request.augmentations,
+            seed=request.seed,
+            adapter=adapter,
+            in_context=in_context,
+            should_stop=context.should_stop,
+        )
+    except Cancelled:
+        step = Step("vote", time.perf_counter() - started, {"cancelled": True})
+        note = "Voting was cancelled; the answers are those of the task as it is."
+        return {"answers": plain, "steps": [step], "notes": [note]}
+    detail = {
+        "rule": voted.rule,
+        "augmentations": list(space(task, request.augmentations).names),
+        "views": list(voted.views),
+        "not_inverted": voted.not_inverted,
+        "not_shown": voted.not_shown,
+        "changed_answers": voted.changed,
+    }
+    notes = list(voted.left_out)
+    if voted.not_inverted:
+        notes.append(
+            f"{voted.not_inverted} prediction(s) under other views could not be turned back and did not vote."
+        )
+    if voted.not_shown:
+        notes.append(
+            f"{voted.not_shown} query/queries had no form under another view and were not asked there."
+        )
+    step = Step("vote", time.perf_counter() - started, detail)
+    return {"answers": replace(plain, answers=voted.answers), "steps": [step], "notes": notes}

@@ -1,0 +1,161 @@
+"""Votes over views on the way of one answer: paid for, shown in the receipt, and given up for a cancel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.errors import RouterError, SettingsError
+from router.evaluate import EvaluateOptions, evaluate
+from router.receipt import Answered
+from router.settings import Settings, read_settings
+from tests.router.conftest import QUERIES, QUICK, RICH, TASK, OpenRouter, step_names
+from tests.router.test_evaluate import write_family
+from ttt.errors import TaskError
+from ttt.icl import answer
+from ttt.recipes import RECIPES, find_recipes
+from ttt.task import Demonstration, Query, Task
+
+CELLS = Task(tuple(Demonstration(f"0 0 {i}", f"{i} 0 0") for i in range(1, 6)), name="cells")
+
+
+def test_without_votes_there_is_no_such_step_and_one_vote_is_none(open_router: OpenRouter) -> None:
+    agent = open_router()
+    plain = agent.ask(TASK, QUERIES, arm="icl")
+    assert step_names(plain) == ["icl"]
+    assert agent.ask(TASK, QUERIES, arm="icl", votes=1).answers == plain.answers
+
+
+def test_votes_on_icl_are_a_step_with_seconds_views_and_counts(open_router: OpenRouter) -> None:
+    agent = open_router()
+    receipt = agent.ask(CELLS, ["0 0 7", "0 8 0"], arm="icl", votes=4)
+    assert step_names(receipt) == ["icl", "vote"]
+    step = receipt.step("vote")
+    assert step is not None and 0 < step.seconds < receipt.seconds
+    assert step.detail["rule"] == "hierarchical" and step.detail["augmentations"] == ["order", "symbols"]
+    assert step.detail["views"] == ["plain", *["order+symbols"] * 3]
+    assert step.detail["not_inverted"] == step.detail["not_shown"] == 0
+    changed = sum(a != b for a, b in zip(receipt.texts, (a.text for a in receipt.icl_answers), strict=True))
+    assert step.detail["changed_answers"] == changed
+    assert agent.explain(receipt.episode_id) == receipt
+
+
+def test_predictions_that_can_not_be_turned_back_are_noted(open_router: OpenRouter) -> None:
+    receipt = open_router().ask(
+        CELLS, ["0 0 7", "no cells"], arm="icl", votes=6, augmentations=("order", "scale", "tile")
+    )
+    step = receipt.step("vote")
+    assert step is not None and step.detail["augmentations"] == ["order", "scale", "tile"]
+    assert step.detail["not_shown"] > 0 and step.detail["not_inverted"] > 0
+    assert any(
+        f"{step.detail['not_inverted']} prediction(s) under other views could not be turned back" in n
+        for n in receipt.notes
+    )
+    assert any("had no form under another view" in n for n in receipt.notes)
+
+
+def test_a_trained_adapter_s_answers_are_voted_on_and_so_are_those_of_the_next_time(
+    open_router: OpenRouter,
+) -> None:
+    agent = open_router()
+    first = agent.ask(TASK, QUERIES, arm="ttt", votes=3)
+    assert step_names(first)[-2:] == ["answer", "vote"] and first.arm == "train:quick"
+    again = agent.ask(TASK, QUERIES, arm="ttt", votes=3)
+    assert again.arm.startswith("reuse:") and step_names(again) == ["look-up", "answer", "vote"]
+    assert again.answers == first.answers
+
+
+def test_a_cancelled_vote_leaves_the_plain_answers_and_says_so(open_router: OpenRouter) -> None:
+    agent = open_router()
+    plain = agent.ask(TASK, QUERIES, arm="icl")
+    asked = iter(range(10**6))
+    n_plain = 0
+
+    def count() -> bool:
+        nonlocal n_plain
+        n_plain = next(asked)
+        return False
+
+    agent.ask(TASK, QUERIES, arm="icl", should_stop=count)
+    left = n_plain + 1
+    calls = iter(range(10**6))
+    receipt = agent.ask(TASK, QUERIES, arm="icl", votes=5, should_stop=lambda: next(calls) > left)
+    assert receipt.answers == plain.answers and receipt.fallback == ""
+    step = receipt.step("vote")
+    assert step is not None and step.detail == {"cancelled": True}
+    assert any("Voting was cancelled" in note for note in receipt.notes)
+
+
+def test_impossible_votes_and_unknown_augmentations_are_refused(open_router: OpenRouter) -> None:
+    agent = open_router()
+    with pytest.raises(RouterError, match="votes is 0; it must be at least 1"):
+        agent.ask(TASK, QUERIES, votes=0)
+    with pytest.raises(TaskError, match="'colours'; choose from: order, symbols"):
+        agent.ask(TASK, QUERIES, votes=3, augmentations=("colours",))
+    with pytest.raises(SettingsError, match="TTT_ROUTER_VOTES sets votes to 0; it must be at least 1"):
+        read_settings({}, {"TTT_ROUTER_VOTES": "0"})
+    assert list(agent.history()) == []
+
+
+def test_votes_may_come_from_the_settings(open_router: OpenRouter) -> None:
+    receipt = open_router(votes=3).ask(TASK, QUERIES, arm="icl")
+    step = receipt.step("vote")
+    assert step is not None and len(step.detail["views"]) == 3
+
+
+def test_evaluated_arms_vote_each_for_themselves(tiny_llama: Path, tmp_path: Path, use_quick: None) -> None:
+    write_family(tmp_path, "words")
+    settings = Settings(
+        model=str(tiny_llama), device="cpu", dtype="float32", recipe="quick", worth_s=RICH, votes=3
+    )
+    options = EvaluateOptions(6, 3, arms=("icl", "auto"))
+    report = evaluate([tmp_path / "words.json"], options, settings)
+    (row,) = report["families"]
+    steps = {s["name"]: s["seconds"] for s in row["auto"]["steps"]}
+    assert "vote" in steps and row["arms"]["auto"]["seconds"] >= steps["vote"]
+    assert report["settings"]["recipes"] == [QUICK.id, QUICK.id] and report["settings"]["votes"] == 3
+
+
+@pytest.fixture
+def use_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "quick", (QUICK, QUICK))
+
+
+def test_a_recipe_of_one_s_own_trains_and_is_read_once_for_an_answer(
+    open_router: OpenRouter, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "quick"\nsteps = 3\n')
+    receipt = open_router(recipe=str(file)).ask(TASK, QUERIES, arm="ttt")
+    step = receipt.step("train")
+    assert receipt.arm == "train:mine" and step is not None
+    assert step.detail["recipe"] == find_recipes(str(file))[0].id and step.detail["steps"] == 3
+    file.write_text("stepps = 3\n")
+    with pytest.raises(TaskError, match="unknown key 'stepps'"):
+        open_router(recipe=str(file))
+
+
+def test_a_direct_recipe_answers_without_demonstrations(
+    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct = replace(QUICK, name="direct", form="direct", batch=2)
+    monkeypatch.setitem(RECIPES, "direct", (direct, direct))
+    agent = open_router(recipe="direct")
+    receipt = agent.ask(TASK, QUERIES, arm="ttt", votes=3)
+    step, vote = receipt.step("answer"), receipt.step("vote")
+    assert step is not None and step.detail["demonstrations"] == 0
+    assert vote is not None and vote.detail["views"] == ["plain"]
+    (row,) = agent.parts.store.adapters.list()
+    engine, folder = agent.parts.engine, agent.parts.store.adapters.path(row)
+
+    async def by_hand(in_context: bool) -> tuple[Answered, ...]:
+        async with engine.adapter(folder) as name:
+            asked = [Query(q) for q in QUERIES]
+            found = await answer(engine, TASK, asked, adapter=name, in_context=in_context)
+        return tuple(Answered(a.text, a.logprob, a.finished) for a in found.answers)
+
+    assert receipt.answers == agent.run(by_hand(False)) != agent.run(by_hand(True))
+    in_context = agent.ask(TASK, QUERIES, arm="ttt", recipe="quick").step("answer")
+    assert in_context is not None and "demonstrations" not in in_context.detail
