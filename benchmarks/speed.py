@@ -287,7 +287,7 @@ def peak_memory(model: str, task: Task, how: Recipe) -> int:
         "from ttt.recipes import Recipe; from ttt.train import train_adapter, TrainRequest;"
         "job = json.load(sys.stdin); engine = Engine(load(resolve(job['model'])));"
         "task = Task(tuple(Demonstration(a, b) for a, b in job['demonstrations']), job['instruction']);"
-        "how = Recipe(**{**job['recipe'], 'targets': tuple(job['recipe']['targets'])});"
+        "how = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in job['recipe'].items()});"
         "asyncio.run(train_adapter(engine, TrainRequest(task, how, 0, None, 'a')));"
         "from reference_ttt import peak_bytes; print(peak_bytes())"
     )
