@@ -11,8 +11,10 @@ The synchronous methods run the asynchronous ones on a private event-loop thread
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import wait
@@ -20,12 +22,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from policies.utility import worth
+from router.behind import Behind
 from router.errors import RouterError
 from router.events import Done, Event
 from router.feedback import attach_outcomes
 from router.receipt import Receipt
 from router.settings import Settings, changed, read_settings
-from router.state import Arm, Request
+from router.state import Arm, Request, When
 from ttt.errors import TaskError
 from ttt.rounds import all_ended
 from ttt.task import Query, Task
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ARMS: tuple[Arm, ...] = ("auto", "icl", "ttt", "zero-shot")
+WHENS: tuple[When, ...] = ("wait", "background", "never")
 
 
 class Router:
@@ -51,6 +55,7 @@ class Router:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ttt-router-loop", daemon=True)
         self._thread.start()
+        self._behind = Behind(self.astream, self._loop)
 
     @classmethod
     def open(
@@ -172,6 +177,9 @@ class Router:
         expected_repeats: float | None = None,
         recipe: str | None = None,
         seed: int | None = None,
+        when: When = "wait",
+        deadline_s: float | None = None,
+        max_tokens: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[Event]:
         """Answer `queries`, yielding typed events (`router.events`), the last one `Done`.
@@ -180,10 +188,17 @@ class Router:
             arm: `auto` lets the policy decide; `icl`, `ttt` (training without the guard) and `zero-shot` are obeyed.
             prefer: fast, balanced or accurate; `worth_s` instead gives seconds for one more correct answer.
             expected_repeats: queries of the same task that will come later; training is spread over them.
+            when: `wait` trains before it answers, where that pays; `background` answers at once and trains behind, so
+                that later queries have the adapter; `never` trains nothing, but uses what was trained before.
+            deadline_s: seconds from now; what can't be done by then is left out, and the best answer there is by
+                then is given.
+            max_tokens: of each answer, at most.
             should_stop: asked between slices of work; True ends training early and falls back to ICL.
 
         Raises:
             TaskError: no queries, or a task that can't be used as given.
+            RouterError: an option that can't be.
+            Cancelled: the deadline came before there was any answer.
             TrainingFailed: only with `arm="ttt"`; otherwise the receipt's `fallback` says so.
         """
         from langsmith import tracing_context
@@ -205,25 +220,46 @@ class Router:
             raise TaskError(
                 "Training needs demonstrations and the task has none; add some or use another arm."
             )
+        if when not in WHENS:
+            raise RouterError(f"Unknown time to train {when!r}; choose one of: {', '.join(WHENS)}.")
+        if arm == "ttt" and when == "never":
+            raise RouterError("arm='ttt' trains and when='never' forbids it; give one of them.")
+        if deadline_s is not None and not 0 < deadline_s < math.inf:
+            raise RouterError(f"deadline_s is {deadline_s}; it must be a number of seconds above 0.")
+        if max_tokens is not None and max_tokens < 1:
+            raise RouterError(f"max_tokens is {max_tokens}; it must be at least 1.")
         value = s.worth if prefer is None and worth_s is None else worth(prefer, worth_s)
         repeats = s.expected_repeats if expected_repeats is None else expected_repeats
+        behind = when == "background" and arm in ("auto", "ttt") and bool(task.demonstrations)
         request = Request(
             uuid.uuid4().hex,
             task,
             asked,
-            arm,
+            "auto" if behind and arm == "ttt" else arm,
             value,
             repeats,
             recipe or s.recipe,
             s.seed if seed is None else seed,
+            when,
+            max_tokens,
         )
-        context = Context(parts.engine, parts.store, parts.policy, parts.costs, s, parts.owner, should_stop)
+        deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s
+        context = Context(
+            parts.engine, parts.store, parts.policy, parts.costs, s, parts.owner, should_stop, deadline
+        )
         # LangGraph would send prompts to LangSmith when its environment variables say so; only our own
         # setting may turn that on.
         with tracing_context(enabled=None if s.tracing else False):
             stream: Any = self._graph.astream({"request": request}, context=context, stream_mode="custom")
             async for event in stream:
+                if behind and isinstance(event, Done) and not event.receipt.adapter:
+                    train = {"arm": arm, "worth_s": value, "expected_repeats": repeats}
+                    self._behind.start(task, asked, train | {"recipe": recipe, "seed": seed})
                 yield event
+
+    def settle(self, timeout_s: float | None = None) -> bool:
+        """Wait until nothing trains behind earlier answers; False when `timeout_s` passed before that."""
+        return self._behind.wait(timeout_s)
 
     def feedback(
         self,
@@ -273,6 +309,7 @@ class Router:
 
         if self._loop.is_closed():
             return
+        self._behind.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=60)
         self._loop.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +37,14 @@ from ttt.icl import consistency, leave_one_out
 from ttt.measure import task_size
 from ttt.recipes import PROBE
 from ttt.recipes import recipe as recipe_for
-from ttt.task import clean_task, fingerprint
+from ttt.task import Task, clean_task, fingerprint
 from ttt.train import TrainRequest, TrainStep, train_adapter
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
 
+DEADLINE_SLACK = 1.25
+"""Seconds kept for answering before a deadline ÷ those that it is expected to take."""
 SMOOTHED_STEPS = 3
 """Losses averaged at either end of a training, for the guard."""
 
@@ -52,7 +57,7 @@ async def prepare(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         task = replace(task, demonstrations=())
     size = task_size(runtime.context.engine, task, request.queries)
     name = fingerprint(task)
-    runtime.stream_writer(events.Started(name, notes))
+    runtime.stream_writer(events.Started(name, notes, request.episode_id))
     return {
         "task": task,
         "notes": list(notes),
@@ -97,9 +102,20 @@ async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Answer all queries in context."""
     context, started = runtime.context, time.perf_counter()
     request, task = state["request"], state["task"]
-    result = await answer_queries(context.engine, task, request.queries, should_stop=context.should_stop)
+    stands = request.arm != "auto" or not task.demonstrations or _no_other(state)
+    result = await answer_queries(
+        context.engine,
+        task,
+        request.queries,
+        should_stop=context.should_stop,
+        max_tokens=request.max_tokens,
+        until=context.deadline,
+        emit=_grower(runtime) if stands else None,
+    )
     seconds = time.perf_counter() - started
-    notes = []
+    notes = _cut_short(context)
+    if state["size"].template != "chat" and any(q.turns is not None for q in request.queries):
+        notes += _no_chat_template(task)
     if result.n_shown < len(task.demonstrations):
         notes.append(
             f"The prompt shows {result.n_shown} of {len(task.demonstrations)} demonstrations, the same random choice "
@@ -127,7 +143,7 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     recipe = recipe_for(state["request"].recipe, state["task"])
     result = state["icl"]
     assert result is not None
-    first = context.policy.decide(measured.situation(state, context.costs, recipe))
+    first = context.policy.decide(measured.situation(state, context.costs, recipe, context.remaining_s))
     if first.step == "answer" and first.arm == "icl" and first.expected_gain is not None:
         # A policy that estimates gains is optimistic about what is unmeasured; others only lack a figure.
         return {"steps": [Step("signals", 0.0, {"skipped": first.reason})]}
@@ -171,11 +187,16 @@ async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             state["task"], state["size"], len(request.queries), request.expected_repeats
         )
         state = {**state, "signals": unmeasured}
-    here = measured.situation(state, context.costs, recipe)
+    here = measured.situation(state, context.costs, recipe, context.remaining_s)
     forced = {"icl": "icl", "ttt": f"train:{recipe.name}", "zero-shot": "zero-shot"}.get(request.arm)
     decision = AlwaysArm(forced).decide(here) if forced else context.policy.decide(here)
     runtime.stream_writer(events.Decided(decision))
     update: dict[str, Any] = {"decisions": [decision], "signals": state["signals"]}
+    no_time = (request.arm, request.when) == ("auto", "wait") and not any(a.startswith("train:") for a in here.feasible)
+    if no_time and state["size"].n_demonstrations:
+        update["notes"] = [
+            f"The deadline left {max(context.remaining_s, 0):.3g} s, too little for training."
+        ]
     if decision.step == "answer" and decision.arm is not None:
         update["arm"] = decision.arm
         candidate = state.get("candidate")
@@ -193,7 +214,7 @@ def after_decide(state: State) -> str:
 
 async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Cross-fitted evidence: short trainings on halves of the demonstrations, judged on the other halves."""
-    context, request, started = runtime.context, state["request"], time.perf_counter()
+    context, request, started = _in_time(state, runtime.context), state["request"], time.perf_counter()
 
     def emit(step: TrainStep) -> None:
         runtime.stream_writer(events.TrainingStep("probe", step.step, step.of, step.loss))
@@ -228,7 +249,7 @@ def after_probe(state: State) -> str:
 
 async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Train the adapter and publish it, once however many ask for it at the same time."""
-    context, request, started = runtime.context, state["request"], time.perf_counter()
+    context, request, started = _in_time(state, runtime.context), state["request"], time.perf_counter()
     recipe, key = recipe_for(request.recipe, state["task"]), adapter_key(state, context)
     lease: Lease | None = None
     beat = time.monotonic()
@@ -287,7 +308,7 @@ def after_train(state: State) -> str:
 
 async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Accept the trained adapter on cross-fitted evidence, or veto it and fall back to ICL."""
-    context, started = runtime.context, time.perf_counter()
+    context, started = _in_time(state, runtime.context), time.perf_counter()
     evidence, trained = state.get("evidence"), state["trained"]
     assert trained is not None
     if evidence is None and len(state["task"].demonstrations) >= MIN_DEMONSTRATIONS:
@@ -313,6 +334,44 @@ async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     return update
 
 
+def _no_other(state: State) -> bool:
+    """Whether in-context learning's answer is the last word: nothing is trained now, nothing can be reused."""
+    return state["request"].when != "wait" and state["candidate"] is None
+
+
+def _grower(runtime: Runtime[Context]) -> Callable[[int, str], None]:
+    """Hands growing answers from the engine's thread to the stream."""
+    loop, write = asyncio.get_running_loop(), runtime.stream_writer
+    return lambda query, text: _call(loop, write, events.AnswerGrew(query, text))
+
+
+def _call(loop: asyncio.AbstractEventLoop, write: Callable[[Any], None], event: events.Event) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(write, event)
+
+
+def _no_chat_template(task: Task) -> list[str]:
+    if task.demonstrations:
+        return []
+    return ["The model has no chat template: the question alone was put to it, between `Q:` and `A:`."]
+
+
+def _cut_short(context: Context) -> list[str]:
+    return ["The deadline came while answers were written; they may be cut short."] if context.remaining_s < 0 else []
+
+
+def _in_time(state: State, context: Context) -> Context:
+    """`context` whose work ends early enough to answer with the adapter before the deadline."""
+    if context.deadline == math.inf:
+        return context
+    recipe = recipe_for(state["request"].recipe, state["task"])
+    n = len(state["request"].queries)
+    reserve_s = DEADLINE_SLACK * measured.expected_costs(context.costs, state["size"], n, recipe).answer_s
+    return replace(
+        context, should_stop=lambda: context.should_stop() or context.remaining_s < reserve_s
+    )
+
+
 async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Answers of the arm that was settled on: those of ICL as they are, or anew with the adapter."""
     context, started = runtime.context, time.perf_counter()
@@ -323,12 +382,23 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         chosen = state["candidate"]
     if chosen is None:
         return {"answers": state["icl"], "adapter": ""}
-    queries = state["request"].queries
+    request, alone = state["request"], state["icl"] is None
+
+    def should_stop() -> bool:  # in-context learning's answers are there to fall back to, or nothing is
+        return context.should_stop() or (not alone and context.remaining_s < 0)
+
     try:
         async with context.engine.adapter(Path(chosen.folder)) as name:
             attach_s = time.perf_counter() - started
             result = await answer_queries(
-                context.engine, state["task"], queries, adapter=name, should_stop=context.should_stop
+                context.engine,
+                state["task"],
+                request.queries,
+                adapter=name,
+                should_stop=should_stop,
+                max_tokens=request.max_tokens,
+                until=context.deadline if alone else math.inf,
+                emit=_grower(runtime) if alone else None,
             )
     except Cancelled as error:
         if state["icl"] is None:
@@ -339,7 +409,8 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     step = Step(
         "answer", time.perf_counter() - started, {"adapter": chosen.content_hash[:12], "attach_s": attach_s}
     )
-    return {"answers": result, "adapter": chosen.content_hash, "steps": [step]}
+    notes = _cut_short(context) if alone else []
+    return {"answers": result, "adapter": chosen.content_hash, "steps": [step], "notes": notes}
 
 
 async def record(state: State, runtime: Runtime[Context]) -> dict[str, Any]:

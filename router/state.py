@@ -14,6 +14,8 @@ from ttt.measure import TaskSize
 from ttt.task import Query, Task
 
 Arm = Literal["auto", "icl", "ttt", "zero-shot"]
+When = Literal["wait", "background", "never"]
+"""Whether an answer waits for training, comes before training that goes on behind it, or nothing is trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,9 @@ class Request:
     expected_repeats: float
     recipe: str
     seed: int
+    when: When = "wait"
+    max_tokens: int | None = None
+    """Of each answer."""
 
 
 @dataclass(frozen=True, slots=True)

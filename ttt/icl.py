@@ -6,10 +6,11 @@ demonstration-only measurements that rest on it: consistency across views, and l
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ttt.augment import View, identity, random_view, symbol_alphabet
@@ -59,6 +60,8 @@ class ICLResult:
     """Seconds of the decoding steps."""
     decode_steps: int
     """Each step serves a batch of queries."""
+    head_tokens: int = 0
+    """Of the instruction, before the shared prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,20 @@ class Judged:
     """Per token of each answer, nats."""
 
 
-def context_budget(engine: Engine, fmt: PromptFormat, task: Task, questions: Sequence[Sequence[int]]) -> int:
+def _answer_budget(
+    engine: Engine, fmt: PromptFormat, task: Task, questions: Sequence[Sequence[int]], max_tokens: int | None
+) -> int:
+    """Tokens that an answer may have. A plain question's answer may be as long as is asked for and fits."""
+    own = fmt.max_new_tokens(task)
+    if task.demonstrations or max_tokens is None:
+        return own if max_tokens is None else min(own, max_tokens)
+    free = engine.loaded.context_length - len(fmt.head()) - max(map(len, questions), default=0)
+    return max(1, min(max_tokens, free))
+
+
+def context_budget(
+    engine: Engine, fmt: PromptFormat, questions: Sequence[Sequence[int]], answer_tokens: int
+) -> int:
     """Tokens that demonstrations may take so that each question and its answer still fit.
 
     Raises:
@@ -88,10 +104,10 @@ def context_budget(engine: Engine, fmt: PromptFormat, task: Task, questions: Seq
     """
     longest = max(map(len, questions), default=0)
     limit = engine.loaded.context_length
-    free = limit - len(fmt.head()) - longest - fmt.max_new_tokens(task)
+    free = limit - len(fmt.head()) - longest - answer_tokens
     if free < 0:
         raise ContextOverflow(
-            f"The longest query takes {longest} tokens and its answer up to {fmt.max_new_tokens(task)}, but the model's "
+            f"The longest query takes {longest} tokens and its answer up to {answer_tokens}, but the model's "
             f"context holds {limit}; shorten the query or choose a model with a longer context."
         )
     return free
@@ -116,41 +132,59 @@ async def answer(
     view: View | None = None,
     priority: Priority = Priority.ANSWER,
     should_stop: Callable[[], bool] = lambda: False,
+    max_tokens: int | None = None,
+    until: float = math.inf,
+    emit: Callable[[int, str], None] | None = None,
 ) -> ICLResult:
     """Answer `queries` by greedy decoding after the task's demonstrations.
 
+    Args:
+        max_tokens: of each answer, at most; the task's own budget is never exceeded where it has demonstrations.
+        until: `time.monotonic()` after which decoding ends and the answers stay as they are, unfinished.
+        emit: gets a query's number and what is sure of its answer so far, on the engine's thread; for the
+            plain view.
+
     Raises:
         ContextOverflow: a query, or the shortest demonstration, does not fit.
-        Cancelled: `should_stop` said so.
+        Cancelled: `should_stop` said so, or `until` came before there was any token of any answer.
     """
-    fmt = PromptFormat(engine.loaded.tokenizer, task)
+    fmt = PromptFormat(engine.loaded.tokenizer, task, queries)
     view = view or identity(len(task.demonstrations))
     segments = [fmt.segment(d) for d in view.demonstrations(task)]
-    questions = [fmt.question(view.apply(q.input)) for q in queries]
-    shown = shown_order(segments, context_budget(engine, fmt, task, questions))
+    questions = [fmt.asked(replace(q, input=view.apply(q.input))) for q in queries]
+    budget = _answer_budget(engine, fmt, task, questions, max_tokens)
+    shown = shown_order(segments, context_budget(engine, fmt, questions, budget))
     prefix = [t for i in shown for t in segments[i].ids]
     by_length = sorted(range(len(queries)), key=lambda i: len(questions[i]))
-    budget = fmt.max_new_tokens(task)
     results: dict[int, Answer] = {}
     reading: list[float] = []
     steps: list[float] = []
 
-    def start(bench: Bench) -> _Prefix:
+    def cut_off() -> bool:
+        return should_stop() or time.monotonic() > until
+
+    def start(bench: Bench) -> _Prefix | None:
         started = time.perf_counter()
+        if time.monotonic() > until:
+            return None
         with bench.slots.active(adapter):
             begun = _Prefix(bench, fmt, [*fmt.head(), *prefix], adapter)
         reading.append(time.perf_counter() - started)
         return begun
 
     tree = await engine.run(start, priority)
+    too_late = "The time was up before there was a word of an answer; give more time."
+    if tree is None:
+        raise Cancelled(too_late)
 
     def batch(bench: Bench, chosen: Sequence[int]) -> None:
         from ttt.generate import decode
 
+        told = None if emit is None else _Sure(fmt, chosen, emit)
         asked = [questions[i] for i in chosen]
         seconds: list[float] = []
         with bench.slots.active(adapter):
-            rows = decode(tree.tree, tree.node, asked, tree.stopper, budget, should_stop, seconds)
+            rows = decode(tree.tree, tree.node, asked, tree.stopper, budget, cut_off, seconds, told)
             tree.tree.rewind(tree.mark)
         reading.extend(seconds[:1])
         steps.extend(seconds[1:])
@@ -163,9 +197,20 @@ async def answer(
         cut_short = any(not results[i].finished and results[i].n_tokens < budget for i in chosen)
         if should_stop() and (cut_short or len(results) < len(queries)):
             raise Cancelled("Answering was cancelled before all queries were done; ask again.")
+    if queries and not any(a.n_tokens for a in results.values()):
+        raise Cancelled(too_late)
     answers = tuple(results[i] for i in range(len(queries)))
     asked_tokens = sum(map(len, questions))
-    return ICLResult(answers, len(prefix), len(shown), asked_tokens, sum(reading), sum(steps), len(steps))
+    return ICLResult(
+        answers,
+        len(prefix),
+        len(shown),
+        asked_tokens,
+        sum(reading),
+        sum(steps),
+        len(steps),
+        len(fmt.head()),
+    )
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -292,6 +337,23 @@ async def judge(
         return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
 
     return await engine.run(work, priority)
+
+
+class _Sure:
+    """Hands on the part of each growing answer that what follows can no longer change."""
+
+    def __init__(self, fmt: PromptFormat, chosen: Sequence[int], emit: Callable[[int, str], None]) -> None:
+        self._fmt, self._chosen, self._emit = fmt, chosen, emit
+        self._said: dict[int, str] = {}
+
+    def __call__(self, row: int, text: str) -> None:
+        held = [n for stop in self._fmt.stop for n in range(1, len(stop)) if text.endswith(stop[:n])]
+        text = text[: len(text) - max(held, default=0)].rstrip("\ufffd")  # half a character is decoded so
+        text = self._fmt.parse(text)
+        said = self._said.get(row, "")
+        if text.startswith(said) and text != said:
+            self._said[row] = text
+            self._emit(self._chosen[row], text)
 
 
 class _Prefix:
