@@ -34,8 +34,12 @@ from ttt.rounds import all_ended
 from ttt.task import Query, Task
 
 if TYPE_CHECKING:
+    from langchain_core.tools import StructuredTool
+
     from policies.types import Policy
     from router.bootstrap import Parts
+    from router.context import Context
+    from router.conversation import Said
     from store import EpisodeRow
 
 T = TypeVar("T")
@@ -51,7 +55,8 @@ class Router:
 
         self.settings = settings
         self.parts = parts
-        self._graph = build_graph()
+        self.graph = build_graph()
+        """The compiled state machine; see `question` for how to run it as a part of another graph."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ttt-router-loop", daemon=True)
         self._thread.start()
@@ -201,12 +206,57 @@ class Router:
             Cancelled: the deadline came before there was any answer.
             TrainingFailed: only with `arm="ttt"`; otherwise the receipt's `fallback` says so.
         """
-        from langsmith import tracing_context
+        from router.memory import untraced
 
+        request, context = self.question(
+            task,
+            queries,
+            arm=arm,
+            prefer=prefer,
+            worth_s=worth_s,
+            expected_repeats=expected_repeats,
+            recipe=recipe,
+            seed=seed,
+            when=when,
+            deadline_s=deadline_s,
+            max_tokens=max_tokens,
+            should_stop=should_stop,
+        )
+        behind = when == "background" and arm in ("auto", "ttt") and bool(task.demonstrations)
+        with untraced(self.settings.tracing):
+            stream: Any = self.graph.astream({"request": request}, context=context, stream_mode="custom")
+            async for event in stream:
+                if behind and isinstance(event, Done) and not event.receipt.adapter:
+                    options = {"arm": arm, "worth_s": request.worth_s, "recipe": request.recipe}
+                    options |= {"seed": request.seed, "expected_repeats": request.expected_repeats}
+                    self._behind.start(task, request.queries, options)
+                yield event
+
+    def question(
+        self,
+        task: Task,
+        queries: Sequence[Query | str],
+        *,
+        arm: Arm = "auto",
+        prefer: str | None = None,
+        worth_s: float | None = None,
+        expected_repeats: float | None = None,
+        recipe: str | None = None,
+        seed: int | None = None,
+        when: When = "wait",
+        deadline_s: float | None = None,
+        max_tokens: int | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> tuple[Request, Context]:
+        """What `graph` needs to answer `queries`, for those who run it inside a graph of their own: the state's
+        `request`, and the context. Options as in `astream`; nothing trains in the background there.
+
+        Raises:
+            TaskError, RouterError: as `astream`.
+        """
         from router.context import Context
 
         self._check_open()
-
         s, parts = self.settings, self.parts
         asked = tuple(Query(q) if isinstance(q, str) else q for q in queries)
         if arm not in ARMS:
@@ -228,38 +278,37 @@ class Router:
             raise RouterError(f"deadline_s is {deadline_s}; it must be a number of seconds above 0.")
         if max_tokens is not None and max_tokens < 1:
             raise RouterError(f"max_tokens is {max_tokens}; it must be at least 1.")
-        value = s.worth if prefer is None and worth_s is None else worth(prefer, worth_s)
-        repeats = s.expected_repeats if expected_repeats is None else expected_repeats
-        behind = when == "background" and arm in ("auto", "ttt") and bool(task.demonstrations)
         request = Request(
             uuid.uuid4().hex,
             task,
             asked,
-            "auto" if behind and arm == "ttt" else arm,
-            value,
-            repeats,
+            "auto" if when == "background" and arm == "ttt" else arm,
+            s.worth if prefer is None and worth_s is None else worth(prefer, worth_s),
+            s.expected_repeats if expected_repeats is None else expected_repeats,
             recipe or s.recipe,
             s.seed if seed is None else seed,
             when,
             max_tokens,
         )
         deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s
-        context = Context(
+        return request, Context(
             parts.engine, parts.store, parts.policy, parts.costs, s, parts.owner, should_stop, deadline
         )
-        # LangGraph would send prompts to LangSmith when its environment variables say so; only our own
-        # setting may turn that on.
-        with tracing_context(enabled=None if s.tracing else False):
-            stream: Any = self._graph.astream({"request": request}, context=context, stream_mode="custom")
-            async for event in stream:
-                if behind and isinstance(event, Done) and not event.receipt.adapter:
-                    train = {"arm": arm, "worth_s": value, "expected_repeats": repeats}
-                    self._behind.start(task, asked, train | {"recipe": recipe, "seed": seed})
-                yield event
+
+    def as_tool(self, **options: Any) -> StructuredTool:
+        """This router as a LangChain tool that agents can call; see `router.langchain.as_tool`."""
+        from router.langchain import as_tool
+
+        return as_tool(self, **options)
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing trains behind earlier answers; False when `timeout_s` passed before that."""
         return self._behind.wait(timeout_s)
+
+    @property
+    def n_behind(self) -> int:
+        """Tasks that are worked on behind answers."""
+        return self._behind.n_running
 
     def feedback(
         self,
@@ -286,6 +335,12 @@ class Router:
     async def afeedback(self, episode_id: str, **options: Any) -> int:
         """`feedback` for asynchronous callers."""
         return await asyncio.to_thread(self.feedback, episode_id, **options)
+
+    async def ahear(self, said: Said) -> int:
+        """Attach what a conversation said of an earlier answer."""
+        if said.answer is None:
+            return await self.afeedback(said.episode_id, right=said.right)
+        return await self.afeedback(said.episode_id, answer=said.answer)
 
     def explain(self, episode_id: str) -> Receipt:
         """The receipt of an earlier answer.

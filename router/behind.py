@@ -37,9 +37,7 @@ class _Work:
 class Behind:
     """What goes on behind the answers of one router, on its own event loop."""
 
-    def __init__(
-        self, ask: Callable[..., AsyncIterator[Event]], loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, ask: Callable[..., AsyncIterator[Event]], loop: asyncio.AbstractEventLoop) -> None:
         self._ask, self._loop = ask, loop
         self._lock = threading.Lock()
         self._running: dict[str, _Work] = {}
@@ -58,7 +56,9 @@ class Behind:
             if len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
             stop = threading.Event()
-            future = asyncio.run_coroutine_threadsafe(self._work(name, kind, task, queries, options, stop), self._loop)
+            future = asyncio.run_coroutine_threadsafe(
+                self._work(name, kind, task, queries, options, stop), self._loop
+            )
             self._running[name] = _Work(task, stop, future)
 
     @property

@@ -29,6 +29,7 @@ Role = Literal["system", "user", "assistant"]
 EXPECTED_REPEATS = 8.0
 """Further queries that a conversation which has had an answer is taken to bring: it will go on."""
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _APPROVAL = re.compile(
     r"(?:yes|right|correct|exactly|perfect|(?:yes,? )?that(?:['’]s| is|['’]s) (?:right|correct))[.!]*",
     re.IGNORECASE,
@@ -73,8 +74,8 @@ class Reading:
     task: Task
     query: Query | None
     """None where the last message only taught something: an approval, a correction or examples."""
-    said: tuple[Said, ...]
-    """What is now known of earlier answers, in order; all of it, not only what is new."""
+    latest: Said | None
+    """What the last message said of the answer before it."""
     understood: tuple[str, ...]
     """A sentence for each thing that was recognised."""
 
@@ -107,6 +108,12 @@ def correction(text: str) -> str | None:
     return None
 
 
+def note(task: Task) -> str:
+    """The reply to a message that asks nothing."""
+    n = len(task.demonstrations)
+    return f"Noted: the task has {n} demonstration{'s' if n != 1 else ''} now."
+
+
 def is_approval(text: str) -> bool:
     return _APPROVAL.fullmatch(text.strip()) is not None
 
@@ -137,10 +144,12 @@ def read_conversation(
     words: list[str] = [instruction] if instruction else []
     notes: list[str] = []
     asked: str | None = None
+    latest: Said | None = None
     for place, user, reply in talk:
         heard = _heard(turns, user.content) if corrections else None
         if heard is not None:
             turns[-1] = heard
+            latest = _said(heard) if reply is None else None
             continue
         query: str | None = user.content
         ours = reply is None or place + 1 in own
@@ -162,18 +171,18 @@ def read_conversation(
     shown = [Demonstration(t.input, t.output) for t in turns if t.source != "own"]
     task = Task((*told, *shown), "\n\n".join(words))
     earlier = tuple((user.content, reply.content) for _, user, reply in talk if reply is not None)
-    said = tuple(
-        Said(t.episode_id, t.source == "approved", t.output if t.source == "corrected" else None)
-        for t in turns
-        if t.source in ("approved", "corrected")
-    )
-    return Reading(task, None if asked is None else Query(asked, earlier), said, (*notes, *_counts(turns)))
+    return Reading(task, None if asked is None else Query(asked, earlier), latest, (*notes, *_counts(turns)))
 
 
 def _in_order(messages: Sequence[Message]) -> list[tuple[int, Message, Message | None]]:
     """User messages with their places and replies; the last one has no reply yet."""
     talk: list[tuple[int, Message, Message | None]] = []
     for place, message in enumerate(messages):
+        if _SURROGATE.search(message.content):
+            raise ConversationError(
+                f"Message {place + 1} of {len(messages)}, from the {message.role}, holds half of a surrogate pair; "
+                "replace it by a whole character."
+            )
         if message.role == "system":
             continue
         if not message.content.strip():
@@ -208,6 +217,11 @@ def _heard(turns: Sequence[_Turn], text: str) -> _Turn | None:
         return replace(turns[-1], source="approved") if turns[-1].source == "own" else turns[-1]
     answer = correction(text)
     return None if answer is None else replace(turns[-1], output=answer, source="corrected")
+
+
+def _said(turn: _Turn) -> Said:
+    right = turn.source == "approved"
+    return Said(turn.episode_id, right, None if right else turn.output)
 
 
 def _shown(place: int, notation: str, n: int, query: str | None) -> str:

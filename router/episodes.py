@@ -36,9 +36,7 @@ def receipt_of(state: State, loaded: LoadedModel) -> Receipt:
     """The account of what the graph has done."""
     request = state["request"]
     signals, answers = state.get("signals"), state["answers"]
-    read = (
-        0 if answers is None else answers.head_tokens + answers.prompt_tokens + answers.question_tokens
-    )
+    read = 0 if answers is None else answers.head_tokens + answers.prompt_tokens + answers.question_tokens
     return Receipt(
         episode_id=request.episode_id,
         fingerprint=state["fingerprint"],

@@ -160,12 +160,10 @@ def _cells(line: str) -> list[str]:
 
 
 def _csv(lines: list[str]) -> Found | None:
-    for first, line in enumerate(lines):
-        header = [c.strip() for c in line.split(",")]
-        columns = _columns(header)
-        if columns is not None:
-            break
-    else:
+    headers = ((n, line.split(",")) for n, line in enumerate(lines))
+    first, header = next(((n, cells) for n, cells in headers if _columns(cells)), (0, []))
+    columns = _columns(header)
+    if columns is None:
         return None
     rows: list[Row] = []
     reader = csv.reader(io.StringIO("\n".join(lines[first + 1 :]), newline=""), strict=True)

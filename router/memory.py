@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from router.conversation import Message
-from store.errors import translated
+from store.errors import StoreError, translated
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 FILE = "conversations.db"
 
@@ -35,7 +39,8 @@ class Memory:
         """Places of those assistant messages that were answered here, each with its episode; empty for notes."""
         for place, key in reversed(_keys(messages)):
             if key in self._known:
-                found = await self._graph.aget_state({"configurable": {"thread_id": key}})
+                with untraced():
+                    found = await self._graph.aget_state({"configurable": {"thread_id": key}})
                 return {int(at): episode for at, episode in found.values["own"].items() if int(at) <= place}
         return {}
 
@@ -46,9 +51,9 @@ class Memory:
         whole = [*messages, Message("assistant", reply)]
         key = _keys(whole)[-1][1]
         values = {str(place): episode for place, episode in {**own, len(messages): episode_id}.items()}
-        await self._graph.ainvoke(
-            {"own": values}, {"configurable": {"thread_id": key}}, durability="exit"
-        )
+        with untraced():
+            config = {"configurable": {"thread_id": key}}
+            await self._graph.ainvoke({"own": values}, config, durability="exit")
         self._known.add(key)
 
 
@@ -59,19 +64,49 @@ async def open_memory(folder: Path) -> AsyncIterator[Memory]:
     Raises:
         StoreError: the file can't be used.
     """
-    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
     from langgraph.graph import END, START, StateGraph
 
     graph: Any = StateGraph(Turn)
     graph.add_node("keep", _keep)
     graph.add_edge(START, "keep")
     graph.add_edge("keep", END)
-    with translated(folder):
+    async with open_saver(folder) as saver:
+        yield Memory(graph.compile(checkpointer=saver), set(await threads(saver)))
+
+
+@asynccontextmanager
+async def open_saver(folder: Path) -> AsyncIterator[AsyncSqliteSaver]:
+    """The checkpoints in `folder`, for as long as the block lasts, on the running event loop.
+
+    Raises:
+        StoreError: the file can't be used.
+    """
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+    file = folder / FILE
+    with translated(file):
         folder.mkdir(parents=True, exist_ok=True)
-    async with AsyncSqliteSaver.from_conn_string(str(folder / FILE)) as saver:
-        await saver.setup()
-        rows = await saver.conn.execute_fetchall("SELECT DISTINCT thread_id FROM checkpoints")
-        yield Memory(graph.compile(checkpointer=saver), {str(row[0]) for row in rows})
+    async with AsyncSqliteSaver.from_conn_string(str(file)) as saver:
+        try:
+            await saver.setup()
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"The conversations in {file} can't be used ({error}); restore a backup or move the file away."
+            ) from error
+        yield saver
+
+
+def untraced(tracing: bool = False) -> AbstractContextManager[None]:
+    """Within the block LangGraph sends nothing to LangSmith, whatever the environment says, unless `tracing`."""
+    from langsmith import tracing_context
+
+    return tracing_context(enabled=None if tracing else False)
+
+
+async def threads(saver: AsyncSqliteSaver) -> list[str]:
+    """Names of all that is kept, the last changed first."""
+    query = "SELECT thread_id FROM checkpoints GROUP BY thread_id ORDER BY max(checkpoint_id) DESC"
+    return [str(row[0]) for row in await saver.conn.execute_fetchall(query)]
 
 
 async def _keep(state: Turn) -> dict[str, Any]:

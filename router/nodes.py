@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +27,7 @@ from router.reuse import (
     verified,
 )
 from router.state import State
+from router.timing import cut_short, grower, in_time, no_chat_template, not_waited_for, nothing_else
 from store import Lease, TaskRow
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
 from ttt.errors import Cancelled, ContextOverflow, TrainingFailed
@@ -37,14 +36,12 @@ from ttt.icl import consistency, leave_one_out
 from ttt.measure import task_size
 from ttt.recipes import PROBE
 from ttt.recipes import recipe as recipe_for
-from ttt.task import Task, clean_task, fingerprint
+from ttt.task import clean_task, fingerprint
 from ttt.train import TrainRequest, TrainStep, train_adapter
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
 
-DEADLINE_SLACK = 1.25
-"""Seconds kept for answering before a deadline ÷ those that it is expected to take."""
 SMOOTHED_STEPS = 3
 """Losses averaged at either end of a training, for the guard."""
 
@@ -102,7 +99,7 @@ async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Answer all queries in context."""
     context, started = runtime.context, time.perf_counter()
     request, task = state["request"], state["task"]
-    stands = request.arm != "auto" or not task.demonstrations or _no_other(state)
+    stands = request.arm != "auto" or not task.demonstrations or nothing_else(state)
     result = await answer_queries(
         context.engine,
         task,
@@ -110,12 +107,12 @@ async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         should_stop=context.should_stop,
         max_tokens=request.max_tokens,
         until=context.deadline,
-        emit=_grower(runtime) if stands else None,
+        emit=grower(runtime) if stands else None,
     )
     seconds = time.perf_counter() - started
-    notes = _cut_short(context)
+    notes = cut_short(context)
     if state["size"].template != "chat" and any(q.turns is not None for q in request.queries):
-        notes += _no_chat_template(task)
+        notes += no_chat_template(task)
     if result.n_shown < len(task.demonstrations):
         notes.append(
             f"The prompt shows {result.n_shown} of {len(task.demonstrations)} demonstrations, the same random choice "
@@ -192,11 +189,8 @@ async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     decision = AlwaysArm(forced).decide(here) if forced else context.policy.decide(here)
     runtime.stream_writer(events.Decided(decision))
     update: dict[str, Any] = {"decisions": [decision], "signals": state["signals"]}
-    no_time = (request.arm, request.when) == ("auto", "wait") and not any(a.startswith("train:") for a in here.feasible)
-    if no_time and state["size"].n_demonstrations:
-        update["notes"] = [
-            f"The deadline left {max(context.remaining_s, 0):.3g} s, too little for training."
-        ]
+    if not any(arm.startswith("train:") for arm in here.feasible):
+        update["notes"] = not_waited_for(state, context)
     if decision.step == "answer" and decision.arm is not None:
         update["arm"] = decision.arm
         candidate = state.get("candidate")
@@ -214,7 +208,7 @@ def after_decide(state: State) -> str:
 
 async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Cross-fitted evidence: short trainings on halves of the demonstrations, judged on the other halves."""
-    context, request, started = _in_time(state, runtime.context), state["request"], time.perf_counter()
+    context, request, started = in_time(state, runtime.context), state["request"], time.perf_counter()
 
     def emit(step: TrainStep) -> None:
         runtime.stream_writer(events.TrainingStep("probe", step.step, step.of, step.loss))
@@ -249,7 +243,7 @@ def after_probe(state: State) -> str:
 
 async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Train the adapter and publish it, once however many ask for it at the same time."""
-    context, request, started = _in_time(state, runtime.context), state["request"], time.perf_counter()
+    context, request, started = in_time(state, runtime.context), state["request"], time.perf_counter()
     recipe, key = recipe_for(request.recipe, state["task"]), adapter_key(state, context)
     lease: Lease | None = None
     beat = time.monotonic()
@@ -308,7 +302,7 @@ def after_train(state: State) -> str:
 
 async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Accept the trained adapter on cross-fitted evidence, or veto it and fall back to ICL."""
-    context, started = _in_time(state, runtime.context), time.perf_counter()
+    context, started = in_time(state, runtime.context), time.perf_counter()
     evidence, trained = state.get("evidence"), state["trained"]
     assert trained is not None
     if evidence is None and len(state["task"].demonstrations) >= MIN_DEMONSTRATIONS:
@@ -332,44 +326,6 @@ async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         runtime.stream_writer(events.FellBack(verdict.reason))
         update |= {"arm": "icl", "fallback": f"The guard vetoed the adapter: {verdict.reason}"}
     return update
-
-
-def _no_other(state: State) -> bool:
-    """Whether in-context learning's answer is the last word: nothing is trained now, nothing can be reused."""
-    return state["request"].when != "wait" and state["candidate"] is None
-
-
-def _grower(runtime: Runtime[Context]) -> Callable[[int, str], None]:
-    """Hands growing answers from the engine's thread to the stream."""
-    loop, write = asyncio.get_running_loop(), runtime.stream_writer
-    return lambda query, text: _call(loop, write, events.AnswerGrew(query, text))
-
-
-def _call(loop: asyncio.AbstractEventLoop, write: Callable[[Any], None], event: events.Event) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(write, event)
-
-
-def _no_chat_template(task: Task) -> list[str]:
-    if task.demonstrations:
-        return []
-    return ["The model has no chat template: the question alone was put to it, between `Q:` and `A:`."]
-
-
-def _cut_short(context: Context) -> list[str]:
-    return ["The deadline came while answers were written; they may be cut short."] if context.remaining_s < 0 else []
-
-
-def _in_time(state: State, context: Context) -> Context:
-    """`context` whose work ends early enough to answer with the adapter before the deadline."""
-    if context.deadline == math.inf:
-        return context
-    recipe = recipe_for(state["request"].recipe, state["task"])
-    n = len(state["request"].queries)
-    reserve_s = DEADLINE_SLACK * measured.expected_costs(context.costs, state["size"], n, recipe).answer_s
-    return replace(
-        context, should_stop=lambda: context.should_stop() or context.remaining_s < reserve_s
-    )
 
 
 async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
@@ -398,7 +354,7 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
                 should_stop=should_stop,
                 max_tokens=request.max_tokens,
                 until=context.deadline if alone else math.inf,
-                emit=_grower(runtime) if alone else None,
+                emit=grower(runtime) if alone else None,
             )
     except Cancelled as error:
         if state["icl"] is None:
@@ -409,7 +365,7 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     step = Step(
         "answer", time.perf_counter() - started, {"adapter": chosen.content_hash[:12], "attach_s": attach_s}
     )
-    notes = _cut_short(context) if alone else []
+    notes = cut_short(context) if alone else []
     return {"answers": result, "adapter": chosen.content_hash, "steps": [step], "notes": notes}
 
 

@@ -87,9 +87,7 @@ def expected_costs(costs: CostModel, size: TaskSize, n_queries: int, recipe: Rec
     )
 
 
-def situation(
-    state: State, costs: CostModel, recipe: Recipe, remaining_s: float = math.inf
-) -> Situation:
+def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float = math.inf) -> Situation:
     """All that a policy may look at, from the state. What can't be done in `remaining_s` is not feasible, nor is
     training that this answer does not wait for."""
     request, size = state["request"], state["size"]

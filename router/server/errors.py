@@ -1,14 +1,14 @@
 """Errors as OpenAI's clients know them: `{"error": {message, type, param, code}}`, with the right status.
 
-    400 invalid_request_error    the request, a parameter, the messages, the task
-    401 authentication_error     no key or a wrong one
-    404 not_found_error          unknown model, episode or address
-    405 invalid_request_error    a method that this address does not have
-    413 invalid_request_error    a body above the limit
-    429 rate_limit_error         the queue is full; `Retry-After` says for how long
-    500 server_error             what we did not foresee
-    503 server_error             shutting down, or the store can't be used
-    504 timeout_error            the deadline came before there was any answer
+400 invalid_request_error    the request, a parameter, the messages, the task
+401 authentication_error     no key or a wrong one
+404 not_found_error          unknown model, episode or address
+405 invalid_request_error    a method that this address does not have
+413 invalid_request_error    a body above the limit
+429 rate_limit_error         the queue is full; `Retry-After` says for how long
+500 server_error             what we did not foresee
+503 server_error             shutting down, or the store can't be used
+504 timeout_error            the deadline came before there was any answer
 """
 
 from __future__ import annotations
@@ -35,7 +35,12 @@ class ApiError(RouterError):
 
     @property
     def body(self) -> dict[str, Any]:
-        kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 504: "timeout_error"}
+        kinds = {
+            401: "authentication_error",
+            404: "not_found_error",
+            429: "rate_limit_error",
+            504: "timeout_error",
+        }
         kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         message = self.message.encode("utf-8", "replace").decode()
         return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}

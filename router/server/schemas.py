@@ -9,14 +9,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from router.conversation import Message
 from router.server.errors import ApiError
 
 MAX_MESSAGES = 4096
 PLAIN_MODELS = ("auto", "icl", "ttt", "zero-shot")
-USED = {"model", "messages", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens", "stop", "ttt_router"}
+USED = {
+    "model",
+    "messages",
+    "prompt",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "stop",
+    "ttt_router",
+}
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
@@ -42,23 +52,27 @@ class Knobs(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     prefer: Literal["fast", "balanced", "accurate"] | None = Field(
-        None, description="5, 30 or 300 seconds of compute for one more correct answer."
+        default=None, description="5, 30 or 300 seconds of compute for one more correct answer."
     )
     worth_s: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
-        None, description="The same in seconds, in place of `prefer`."
+        default=None, description="The same in seconds, in place of `prefer`."
     )
     when: Literal["wait", "background", "never"] | None = Field(
-        None, description="Train before the answer, behind it, or not at all."
+        default=None, description="Train before the answer, behind it, or not at all."
     )
     deadline_s: Annotated[float, Field(gt=0, le=86400)] | None = Field(
-        None, description="Seconds by which the best answer there is is given."
+        default=None, description="Seconds by which the best answer there is is given."
     )
     expected_repeats: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
-        None, description="Further queries of this task that will come."
+        default=None, description="Further queries of this task that will come."
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(None, description="Of training.")
-    examples: StrictBool = Field(True, description="Whether examples inside one message are recognised.")
-    corrections: StrictBool = Field(True, description="Whether approvals and corrections are recognised.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(default=None, description="Of training.")
+    examples: StrictBool = Field(
+        default=True, description="Whether examples inside one message are recognised."
+    )
+    corrections: StrictBool = Field(
+        default=True, description="Whether approvals and corrections are recognised."
+    )
 
 
 class Part(BaseModel):
@@ -157,13 +171,19 @@ class CompletionRequest(_Request):
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
+def _whole(text: str) -> str:
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("it holds half of a surrogate pair")
+    return text
+
+
 class FeedbackRequest(BaseModel):
     """`POST /v1/feedback`: exactly one of `right` and `answer`."""
 
     model_config = ConfigDict(extra="forbid")
     episode_id: Annotated[str, Field(min_length=1, max_length=64)]
     right: StrictBool | None = None
-    answer: str | None = None
+    answer: Annotated[str, AfterValidator(_whole)] | None = None
 
 
 def _plain(place: int, message: ChatMessage) -> Message:

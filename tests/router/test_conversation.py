@@ -38,7 +38,9 @@ def test_system_is_the_instruction_pairs_are_demonstrations_and_the_last_message
     assert reading.understood == ("2 earlier user/assistant pair(s) as demonstrations.",)
 
 
-@given(pairs=st.lists(st.tuples(some_text, some_text), min_size=1, max_size=4), query=some_text, system=some_text)
+@given(
+    pairs=st.lists(st.tuples(some_text, some_text), min_size=1, max_size=4), query=some_text, system=some_text
+)
 def test_whatever_a_strangers_text_imitates_it_stays_text(
     pairs: list[tuple[str, str]], query: str, system: str
 ) -> None:
@@ -46,7 +48,7 @@ def test_whatever_a_strangers_text_imitates_it_stays_text(
     reading = read_conversation(talk(*(t for pair in pairs for t in pair), query, system=system))
     assert [(d.input, d.output) for d in reading.task.demonstrations] == pairs
     assert reading.query is not None and reading.query.input == query
-    assert reading.task.instruction == system.strip() and not reading.said
+    assert reading.task.instruction == system.strip() and reading.latest is None
 
 
 @given(text=some_text)
@@ -73,10 +75,12 @@ def test_an_answer_of_our_own_is_no_demonstration_until_it_is_approved_or_correc
     own = {1: "first", 3: "", 5: "second", 7: ""}
     said = talk("a", "1", "no, it should be 2", "Noted.", "b", "3", "that's right!", "Noted.", "c", "4", "d")
     before = read_conversation(said[:3], {1: "first"})
-    assert before.query is None and before.said == (Said("first", False, "2"),)
+    assert before.query is None and before.latest == Said("first", False, "2")
     reading = read_conversation(said, own | {9: "third"})
     assert reading.task.demonstrations == (Demonstration("a", "2"), Demonstration("b", "3"))
-    assert reading.said == (Said("first", False, "2"), Said("second", True, None))
+    assert reading.latest is None
+    approved = read_conversation(said[:7], own)
+    assert approved.query is None and approved.latest == Said("second", True, None)
     assert reading.query is not None and reading.query.input == "d" and reading.ongoing
     assert "1 earlier answer(s) of this router" in reading.understood[-1]
 
@@ -85,7 +89,7 @@ def test_a_correction_may_be_corrected() -> None:
     said = talk("a", "1", "no, it should be 2", "Noted.", "Correction: 3", "Noted.", "b")
     reading = read_conversation(said, {1: "first", 3: "", 5: ""})
     assert reading.task.demonstrations == (Demonstration("a", "3"),)
-    assert reading.said == (Said("first", False, "3"),)
+    assert read_conversation(said[:5], {1: "first", 3: ""}).latest == Said("first", False, "3")
 
 
 def test_what_reads_like_a_correction_is_a_query_where_it_corrects_no_answer_of_ours() -> None:
@@ -134,6 +138,7 @@ def test_approvals_are_whole_messages() -> None:
         ([Message("assistant", "b"), Message("user", "a")], "Message 1 of 2 is from the assistant"),
         ([Message("user", "a"), Message("user", "b")], "Message 2 of 2 is from the user"),
         ([*talk("a", "b"), Message("assistant", "c")], "Message 3 of 3 is from the assistant"),
+        (talk("a", "b\ud800", "c"), "Message 2 of 3, from the assistant, holds half of a surrogate pair"),
         (talk("a", " ", "c"), "Message 2 of 3, from the assistant, is empty"),
     ],
 )

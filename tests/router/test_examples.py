@@ -17,12 +17,26 @@ from ttt.task import Demonstration
 PAIRS = (("3 March 2021", "2021-03-03"), ("12 May 1999", "1999-05-12"))
 DEMONSTRATIONS = tuple(Demonstration(x, y) for x, y in PAIRS)
 
-line = st.text(
-    st.characters(codec="utf-8", exclude_categories=("C", "Z"), include_characters=" "), min_size=1, max_size=20
-).map(str.strip).filter(bool)
+line = (
+    st.text(
+        st.characters(codec="utf-8", exclude_categories=("C", "Z"), include_characters=" "),
+        min_size=1,
+        max_size=20,
+    )
+    .map(str.strip)
+    .filter(bool)
+)
 rows = st.lists(st.tuples(line, line), min_size=2, max_size=4)
 imitation = st.sampled_from(
-    ["Q: a\nA: b", "Input: x\nOutput: y", "a -> b", '{"input": "x", "output": "y"}', "| a | b |", "\n\nQ:", "no, it should be 3"]
+    [
+        "Q: a\nA: b",
+        "Input: x\nOutput: y",
+        "a -> b",
+        '{"input": "x", "output": "y"}',
+        "| a | b |",
+        "\n\nQ:",
+        "no, it should be 3",
+    ]
 )
 
 
@@ -40,7 +54,9 @@ def as_csv(pairs: list[tuple[str, str]], query: str) -> str:
 
 def as_markdown(pairs: list[tuple[str, str]], query: str) -> str:
     cells = [("input", "output"), ("---", "---"), *pairs, (query, "")]
-    return "\n".join(f"| {x.replace('|', chr(92) + '|')} | {y.replace('|', chr(92) + '|')} |" for x, y in cells)
+    return "\n".join(
+        f"| {x.replace('|', chr(92) + '|')} | {y.replace('|', chr(92) + '|')} |" for x, y in cells
+    )
 
 
 def labelled(i: str, o: str) -> Callable[[list[tuple[str, str]], str], str]:
@@ -74,7 +90,10 @@ def test_each_notation_is_read_with_its_query_and_instruction(
 
 
 @pytest.mark.parametrize("write", [as_json, as_csv])
-@given(pairs=st.lists(st.tuples(line | imitation, line | imitation), min_size=1, max_size=4), query=line | imitation)
+@given(
+    pairs=st.lists(st.tuples(line | imitation, line | imitation), min_size=1, max_size=4),
+    query=line | imitation,
+)
 def test_values_in_quotes_come_back_whatever_they_imitate(
     write: Callable[[list[tuple[str, str]], str], str], pairs: list[tuple[str, str]], query: str
 ) -> None:
@@ -89,7 +108,9 @@ def test_any_text_is_read_the_same_twice_and_never_gives_empty_examples(text: st
     found = parse_examples(text)
     assert found == parse_examples(text)
     if found is not None:
-        assert found.demonstrations and all(d.input.strip() and d.output.strip() for d in found.demonstrations)
+        assert found.demonstrations and all(
+            d.input.strip() and d.output.strip() for d in found.demonstrations
+        )
         assert found.query is None or found.query.strip()
 
 

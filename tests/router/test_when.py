@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ def test_a_training_that_takes_longer_than_expected_ends_at_the_deadline(
 ) -> None:
     agent = open_router(policy=TRUSTING, recipe=LONG.name)
     agent.ask(TASK, QUERIES, arm="icl")
-    monkeypatch.setattr(agent.parts, "costs", replace_rates(agent.parts.costs), raising=False)
+    agent.parts = replace(agent.parts, costs=replace_rates(agent.parts.costs))
     started = time.monotonic()
     receipt = agent.ask(TASK, QUERIES, deadline_s=6)
     seconds = time.monotonic() - started
@@ -123,16 +124,15 @@ def test_impossible_options_are_refused(open_router: OpenRouter, options: dict[s
 
 
 @pytest.mark.parametrize("options", [{"arm": "icl"}, {"arm": "zero-shot"}, {"when": "never"}])
-def test_an_answer_that_stands_grows_on_the_stream(
-    open_router: OpenRouter, options: dict[str, Any]
-) -> None:
+def test_an_answer_that_stands_grows_on_the_stream(open_router: OpenRouter, options: dict[str, Any]) -> None:
     events = list(open_router().stream(TASK, QUERIES[:1], **options))
     grown = [e.text for e in events if isinstance(e, AnswerGrew)]
     done = events[-1]
     assert isinstance(done, Done)
     whole = done.receipt.texts[0]
+    assert len(grown) > 1 or len(whole) < 2
     assert all(whole.startswith(text) for text in grown)
-    assert all(b.startswith(a) and b != a for a, b in zip(grown, grown[1:], strict=False))
+    assert all(b.startswith(a) and b != a for a, b in pairwise(grown))
     first_decision = next(i for i, e in enumerate(events) if isinstance(e, Decided))
     assert all(i < first_decision for i, e in enumerate(events) if isinstance(e, AnswerGrew))
 
@@ -158,3 +158,12 @@ def test_a_plain_question_is_put_in_the_chat_template_or_the_receipt_says_that_t
     assert bare.arm == "zero-shot" and any("no chat template" in note for note in bare.notes)
     chat = open_router(model=str(tiny_chat)).ask(Task(), [question], max_tokens=3)
     assert chat.arm == "zero-shot" and not chat.notes and chat.answers[0].n_tokens <= 3
+
+
+def test_answers_while_a_training_runs_equal_those_of_an_idle_engine(open_router: OpenRouter) -> None:
+    agent = open_router(recipe=LONG.name)
+    idle = agent.ask(ok_task(3), QUERIES, arm="icl")
+    agent.ask(TASK, QUERIES, when="background", arm="ttt")
+    busy = [agent.ask(ok_task(3), QUERIES, arm="icl") for _ in range(3)]
+    assert agent.n_behind == 1, "the training went on all the time"
+    assert all(receipt.answers == idle.answers for receipt in busy)

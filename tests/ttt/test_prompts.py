@@ -183,9 +183,9 @@ def test_a_context_too_small_for_any_demonstration_is_told_with_both_lengths() -
 
 @pytest.fixture(scope="module")
 def chat_tokenizer(tiny_chat: Path) -> PreTrainedTokenizerFast:
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    return AutoTokenizer.from_pretrained(tiny_chat)  # type: ignore[no-any-return]
+    return PreTrainedTokenizerFast.from_pretrained(tiny_chat)
 
 
 def test_a_plain_question_is_written_in_the_models_own_chat_template(
@@ -217,7 +217,7 @@ def test_a_template_without_system_messages_gets_the_instruction_with_the_first_
     monkeypatch.setattr(chat_tokenizer, "chat_template", refuses + str(chat_tokenizer.chat_template))
     query = Query("What?", ())
     fmt = PromptFormat(chat_tokenizer, Task(instruction="Be brief."), [query])
-    assert chat_tokenizer.decode(fmt.asked(query)) == "<s>user: Be brief.\n\nWhat?</s><s>assistant:"
+    assert chat_tokenizer.decode([*fmt.asked(query)]) == "<s>user: Be brief.\n\nWhat?</s><s>assistant:"
 
 
 @with_tokenizer
