@@ -185,7 +185,7 @@ def test_a_context_too_small_for_any_demonstration_is_told_with_both_lengths() -
 def chat_tokenizer(tiny_chat: Path) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(tiny_chat)
+    return PreTrainedTokenizerFast.from_pretrained(tiny_chat)  # type: ignore[no-any-return]
 
 
 def test_a_plain_question_is_written_in_the_models_own_chat_template(
