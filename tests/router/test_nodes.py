@@ -138,7 +138,7 @@ def test_an_adapter_answers_as_the_engine_does_with_it(open_router: OpenRouter) 
 
     direct = agent.run(by_hand())
     assert got.adapter == row.content_hash
-    assert got.answers == tuple(Answered(a.text, a.logprob, a.finished) for a in direct.answers)
+    assert got.answers == tuple(Answered(a.text, a.logprob, a.finished, a.n_tokens) for a in direct.answers)
 
 
 def test_a_damaged_adapter_is_named_not_used_and_trained_again(open_router: OpenRouter) -> None:
