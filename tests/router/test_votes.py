@@ -15,7 +15,7 @@ from router.evaluate import EvaluateOptions, evaluate
 from router.events import AnswerGrew
 from router.receipt import Answered
 from router.settings import Settings, read_settings
-from router.state import State
+from router.state import Arm, State
 from router.votes import vote
 from tests.router.conftest import QUERIES, QUICK, RICH, TASK, OpenRouter, step_names
 from tests.router.test_evaluate import write_family
@@ -94,12 +94,13 @@ def test_a_cancelled_vote_leaves_the_plain_answers_and_says_so(open_router: Open
     assert any("Voting was cancelled" in note for note in receipt.notes)
 
 
-def voted(agent: Router, deadline_s: float, **read: float) -> tuple[Any, dict[str, Any]]:
-    """ICL's answers, whose reading and decoding took the seconds `read`, and what voting adds until a deadline."""
+def voted(agent: Router, deadline_s: float, prefill_s: float) -> tuple[Any, dict[str, Any]]:
+    """ICL's answers, said to have taken `prefill_s` and no decoding, and what voting adds until a deadline."""
     request, context = agent.question(TASK, QUERIES, arm="icl", votes=40)
 
     async def work() -> tuple[Any, dict[str, Any]]:
-        plain = replace(await answer(context.engine, TASK, request.queries), **read)
+        plain = await answer(context.engine, TASK, request.queries)
+        plain = replace(plain, prefill_s=prefill_s, decode_s=0.0)
         late = replace(context, deadline=time.monotonic() + deadline_s)
         return plain, await vote(plain, None, True, State(request=request, task=TASK), late)
 
@@ -111,7 +112,7 @@ def test_votes_that_the_deadline_leaves_no_time_for_are_left_out_and_the_receipt
     open_router: OpenRouter, deadline_s: float, prefill_s: float
 ) -> None:
     """Thirty seconds are too few for 39 further views of a second each."""
-    plain, update = voted(open_router(), deadline_s, prefill_s=prefill_s, decode_s=0.0)
+    plain, update = voted(open_router(), deadline_s, prefill_s)
     assert update["answers"] == plain
     assert [(s.name, s.seconds, s.detail) for s in update["steps"]] == [("vote", 0.0, {"skipped": True})]
     assert update["notes"] == [
@@ -120,7 +121,7 @@ def test_votes_that_the_deadline_leaves_no_time_for_are_left_out_and_the_receipt
 
 
 def test_votes_that_take_longer_than_expected_end_at_the_deadline(open_router: OpenRouter) -> None:
-    plain, update = voted(open_router(), 0.05, prefill_s=0.0, decode_s=0.0)
+    plain, update = voted(open_router(), 0.05, 0.0)
     assert update["answers"] == plain
     (step,) = update["steps"]
     assert step.detail == {"cancelled": True} and 0.04 < step.seconds < 1
@@ -136,11 +137,11 @@ def test_votes_that_there_is_time_for_are_those_without_a_deadline(open_router: 
 
 @pytest.mark.parametrize("arm", ["icl", "ttt"])
 def test_an_answer_that_votes_may_replace_does_not_grow_on_the_stream(
-    open_router: OpenRouter, arm: str
+    open_router: OpenRouter, arm: Arm
 ) -> None:
-    agent = open_router()
+    agent, gentle = open_router(), replace(QUICK, learning_rate=1e-5, steps=1)
     for votes in (1, 3):
-        events = list(agent.stream(TASK, QUERIES, arm=arm, votes=votes))
+        events = list(agent.stream(TASK, QUERIES, arm=arm, votes=votes, recipe=(gentle, gentle)))
         assert any(isinstance(e, AnswerGrew) for e in events) is (votes == 1)
 
 
