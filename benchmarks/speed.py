@@ -165,7 +165,7 @@ def family(
         while more:
             _, more = ours.step()
             done += 1
-            if done % LOOK_EVERY == 0 and done >= whole.steps // 4 or not more:
+            if (done % LOOK_EVERY == 0 and done >= whole.steps // 4) or not more:
                 last = look(engine, task, items, "ours")
                 below = below + 1 if last[0] <= goal else 0
                 crossing = done if below == 2 and crossing is None else crossing

@@ -11,8 +11,10 @@ The synchronous methods run the asynchronous ones on a private event-loop thread
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import wait
@@ -20,25 +22,31 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from policies.utility import worth
+from router.behind import Behind
 from router.errors import RouterError
 from router.events import Done, Event
 from router.feedback import attach_outcomes
 from router.receipt import Receipt
 from router.settings import Settings, changed, read_settings
-from router.state import Arm, Request
+from router.state import Arm, Request, When
 from ttt.augment import DEFAULT, check_names
 from ttt.errors import TaskError
-from ttt.recipes import find_recipes
+from ttt.recipes import Recipe, find_recipes
 from ttt.rounds import all_ended
 from ttt.task import Query, Task
 
 if TYPE_CHECKING:
+    from langchain_core.tools import StructuredTool
+
     from policies.types import Policy
     from router.bootstrap import Parts
+    from router.context import Context
+    from router.conversation import Said
     from store import EpisodeRow
 
 T = TypeVar("T")
 ARMS: tuple[Arm, ...] = ("auto", "icl", "ttt", "zero-shot")
+WHENS: tuple[When, ...] = ("wait", "background", "never")
 
 
 class Router:
@@ -49,10 +57,14 @@ class Router:
 
         self.settings = settings
         self.parts = parts
-        self._graph = build_graph()
+        self.recipes = find_recipes(settings.recipe)
+        """Where a question does not say: for texts, and for tasks made of cells."""
+        self.graph = build_graph()
+        """The compiled state machine; see `question` for how to run it as a part of another graph."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ttt-router-loop", daemon=True)
         self._thread.start()
+        self._behind = Behind(self.astream, self._loop)
 
     @classmethod
     def open(
@@ -172,10 +184,13 @@ class Router:
         prefer: str | None = None,
         worth_s: float | None = None,
         expected_repeats: float | None = None,
-        recipe: str | None = None,
+        recipe: str | tuple[Recipe, Recipe] | None = None,
         seed: int | None = None,
         votes: int | None = None,
         augmentations: Sequence[str] = DEFAULT,
+        when: When = "wait",
+        deadline_s: float | None = None,
+        max_tokens: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[Event]:
         """Answer `queries`, yielding typed events (`router.events`), the last one `Done`.
@@ -184,23 +199,78 @@ class Router:
             arm: `auto` lets the policy decide; `icl`, `ttt` (training without the guard) and `zero-shot` are obeyed.
             prefer: fast, balanced or accurate; `worth_s` instead gives seconds for one more correct answer.
             expected_repeats: queries of the same task that will come later; training is spread over them.
-            recipe: a name (docs/recipes.md), or the path of a `.toml` file.
+            recipe: a name (docs/recipes.md), the path of a `.toml` file, or what `find_recipes` made of them.
             votes: views of the task that vote on each answer; their seconds are in the receipt.
             augmentations: what those views may change (`ttt.augment.AUGMENTATIONS`), as far as it fits the task.
+            when: `wait` trains before it answers, where that pays; `background` answers at once and trains behind, so
+                that later queries have the adapter; `never` trains nothing, but uses what was trained before.
+            deadline_s: seconds from now; what can't be done by then is left out, and the best answer there is by
+                then is given.
+            max_tokens: of each answer, at most.
             should_stop: asked between slices of work; True ends training early and falls back to ICL.
 
         Raises:
             TaskError: no queries, a task that can't be used as given, or a recipe or augmentation that there is
                 none of.
-            RouterError: an unknown arm, or fewer votes than 1.
+            RouterError: another option that can't be.
+            Cancelled: the deadline came before there was any answer.
             TrainingFailed: only with `arm="ttt"`; otherwise the receipt's `fallback` says so.
         """
-        from langsmith import tracing_context
+        from router.memory import untraced
 
+        request, context = self.question(
+            task,
+            queries,
+            arm=arm,
+            prefer=prefer,
+            worth_s=worth_s,
+            expected_repeats=expected_repeats,
+            recipe=recipe,
+            seed=seed,
+            votes=votes,
+            augmentations=augmentations,
+            when=when,
+            deadline_s=deadline_s,
+            max_tokens=max_tokens,
+            should_stop=should_stop,
+        )
+        behind = when == "background" and arm in ("auto", "ttt") and bool(task.demonstrations)
+        with untraced(self.settings.tracing):
+            stream: Any = self.graph.astream({"request": request}, context=context, stream_mode="custom")
+            async for event in stream:
+                if behind and isinstance(event, Done) and not event.receipt.adapter:
+                    options = {"arm": arm, "worth_s": request.worth_s, "recipe": request.recipes}
+                    options |= {"seed": request.seed, "expected_repeats": request.expected_repeats}
+                    self._behind.start(task, request.queries, {**options, "votes": 1})
+                yield event
+
+    def question(
+        self,
+        task: Task,
+        queries: Sequence[Query | str],
+        *,
+        arm: Arm = "auto",
+        prefer: str | None = None,
+        worth_s: float | None = None,
+        expected_repeats: float | None = None,
+        recipe: str | tuple[Recipe, Recipe] | None = None,
+        seed: int | None = None,
+        votes: int | None = None,
+        augmentations: Sequence[str] = DEFAULT,
+        when: When = "wait",
+        deadline_s: float | None = None,
+        max_tokens: int | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> tuple[Request, Context]:
+        """What `graph` needs to answer `queries`, for those who run it inside a graph of their own: the state's
+        `request`, and the context. Options as in `astream`; nothing trains in the background there.
+
+        Raises:
+            TaskError, RouterError: as `astream`.
+        """
         from router.context import Context
 
         self._check_open()
-
         s, parts = self.settings, self.parts
         asked = tuple(Query(q) if isinstance(q, str) else q for q in queries)
         if arm not in ARMS:
@@ -214,30 +284,50 @@ class Router:
             raise TaskError(
                 "Training needs demonstrations and the task has none; add some or use another arm."
             )
+        if when not in WHENS:
+            raise RouterError(f"Unknown time to train {when!r}; choose one of: {', '.join(WHENS)}.")
+        if arm == "ttt" and when == "never":
+            raise RouterError("arm='ttt' trains and when='never' forbids it; give one of them.")
+        if deadline_s is not None and not 0 < deadline_s < math.inf:
+            raise RouterError(f"deadline_s is {deadline_s}; it must be a number of seconds above 0.")
+        if max_tokens is not None and max_tokens < 1:
+            raise RouterError(f"max_tokens is {max_tokens}; it must be at least 1.")
         wanted = s.votes if votes is None else votes
         if wanted < 1:
             raise RouterError(f"votes is {wanted}; it must be at least 1.")
-        value = s.worth if prefer is None and worth_s is None else worth(prefer, worth_s)
-        repeats = s.expected_repeats if expected_repeats is None else expected_repeats
         request = Request(
             uuid.uuid4().hex,
             task,
             asked,
-            arm,
-            value,
-            repeats,
-            find_recipes(recipe or s.recipe),
+            "auto" if when == "background" and arm == "ttt" else arm,
+            s.worth if prefer is None and worth_s is None else worth(prefer, worth_s),
+            s.expected_repeats if expected_repeats is None else expected_repeats,
+            self._recipes(recipe),
             s.seed if seed is None else seed,
             wanted,
             check_names(augmentations),
+            when,
+            max_tokens,
         )
-        context = Context(parts.engine, parts.store, parts.policy, parts.costs, s, parts.owner, should_stop)
-        # LangGraph would send prompts to LangSmith when its environment variables say so; only our own
-        # setting may turn that on.
-        with tracing_context(enabled=None if s.tracing else False):
-            stream: Any = self._graph.astream({"request": request}, context=context, stream_mode="custom")
-            async for event in stream:
-                yield event
+        deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s
+        return request, Context(
+            parts.engine, parts.store, parts.policy, parts.costs, s, parts.owner, should_stop, deadline
+        )
+
+    def as_tool(self, **options: Any) -> StructuredTool:
+        """This router as a LangChain tool that agents can call; see `router.langchain.as_tool`."""
+        from router.langchain import as_tool
+
+        return as_tool(self, **options)
+
+    def settle(self, timeout_s: float | None = None) -> bool:
+        """Wait until nothing trains behind earlier answers; False when `timeout_s` passed before that."""
+        return self._behind.wait(timeout_s)
+
+    @property
+    def n_behind(self) -> int:
+        """Tasks that are worked on behind answers."""
+        return self._behind.n_running
 
     def feedback(
         self,
@@ -265,6 +355,12 @@ class Router:
         """`feedback` for asynchronous callers."""
         return await asyncio.to_thread(self.feedback, episode_id, **options)
 
+    async def ahear(self, said: Said) -> int:
+        """Attach what a conversation said of an earlier answer."""
+        if said.answer is None:
+            return await self.afeedback(said.episode_id, right=said.right)
+        return await self.afeedback(said.episode_id, answer=said.answer)
+
     def explain(self, episode_id: str) -> Receipt:
         """The receipt of an earlier answer.
 
@@ -287,12 +383,16 @@ class Router:
 
         if self._loop.is_closed():
             return
+        self._behind.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=60)
         self._loop.close()
         self.parts.engine.close()
         self.parts.store.close()
         save_costs(self.parts)
+
+    def _recipes(self, given: str | tuple[Recipe, Recipe] | None) -> tuple[Recipe, Recipe]:
+        return find_recipes(given) if isinstance(given, str) else given or self.recipes
 
     def _check_open(self) -> None:
         if self._loop.is_closed():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,3 +26,9 @@ class Context:
     owner: str
     """Names this process and router in leases."""
     should_stop: Callable[[], bool] = lambda: False
+    deadline: float = math.inf
+    """`time.monotonic()` by which there must be an answer."""
+
+    @property
+    def remaining_s(self) -> float:
+        return self.deadline - time.monotonic()

@@ -22,7 +22,9 @@ CACHED_POLICY = "verified-hit"
 def answered(result: ICLResult | None) -> tuple[Answered, ...]:
     """Public form of answers."""
     return (
-        tuple(Answered(a.text, a.logprob, a.finished) for a in result.answers) if result is not None else ()
+        tuple(Answered(a.text, a.logprob, a.finished, a.n_tokens) for a in result.answers)
+        if result is not None
+        else ()
     )
 
 
@@ -33,7 +35,8 @@ def plain_decision(decision: Decision) -> dict[str, Any]:
 def receipt_of(state: State, loaded: LoadedModel) -> Receipt:
     """The account of what the graph has done."""
     request = state["request"]
-    signals = state.get("signals")
+    signals, answers = state.get("signals"), state["answers"]
+    read = 0 if answers is None else answers.head_tokens + answers.prompt_tokens + answers.question_tokens
     return Receipt(
         episode_id=request.episode_id,
         fingerprint=state["fingerprint"],
@@ -41,7 +44,7 @@ def receipt_of(state: State, loaded: LoadedModel) -> Receipt:
         base_model=loaded.name,
         base_revision=loaded.revision,
         arm=state["arm"],
-        answers=answered(state["answers"]),
+        answers=answered(answers),
         icl_answers=answered(state["icl"]),
         steps=tuple(state["steps"]),
         decisions=tuple(plain_decision(d) for d in state.get("decisions", [])),
@@ -52,6 +55,7 @@ def receipt_of(state: State, loaded: LoadedModel) -> Receipt:
         worth_s=request.worth_s,
         n_queries=len(request.queries),
         created_at=time.time(),
+        prompt_tokens=read,
     )
 
 

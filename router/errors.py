@@ -3,6 +3,7 @@
     RouterError                      3   wrong use of the router itself
     ├── SettingsError                2   an argument, environment variable or settings file
     ├── MetricError                  3
+    ├── ConversationError            3   messages that can't be read as a conversation
     └── PackageShadowed              9   a user's own router.py, ttt.py … hides one of the four packages
     ttt.errors.TTTError
     ├── TaskError                    3   the task or a file of it
@@ -26,6 +27,10 @@ class RouterError(Exception):
 
 class SettingsError(RouterError, ValueError):
     """An argument, an environment variable or the settings file has an impossible value."""
+
+
+class ConversationError(RouterError, ValueError):
+    """Messages that can't be read as a conversation."""
 
 
 class PackageShadowed(RouterError):

@@ -15,6 +15,7 @@ class Started:
 
     fingerprint: str
     notes: tuple[str, ...]
+    episode_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,15 @@ class CacheHit:
     """An adapter for exactly this task is there; nothing else is done but answering."""
 
     adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGrew:
+    """What is sure of the final answer to query number `query` so far: a beginning of it. Only sent while an
+    answer is decoded that nothing can replace any more."""
+
+    query: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +83,15 @@ class Done:
     receipt: Receipt
 
 
-Event = Started | CacheHit | ICLDone | SignalsReady | Decided | TrainingStep | GuardDone | FellBack | Done
+Event = (
+    Started
+    | CacheHit
+    | AnswerGrew
+    | ICLDone
+    | SignalsReady
+    | Decided
+    | TrainingStep
+    | GuardDone
+    | FellBack
+    | Done
+)

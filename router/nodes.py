@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from router.reuse import (
     verified,
 )
 from router.state import State
+from router.timing import cut_short, grower, in_time, no_chat_template, not_waited_for, stands
 from router.votes import vote
 from store import Lease, TaskRow
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
@@ -53,7 +55,7 @@ async def prepare(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         task = replace(task, demonstrations=())
     size = task_size(runtime.context.engine, task, request.queries)
     name = fingerprint(task)
-    runtime.stream_writer(events.Started(name, notes))
+    runtime.stream_writer(events.Started(name, notes, request.episode_id))
     return {
         "task": task,
         "notes": list(notes),
@@ -98,9 +100,19 @@ async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Answer all queries in context."""
     context, started = runtime.context, time.perf_counter()
     request, task = state["request"], state["task"]
-    result = await answer_queries(context.engine, task, request.queries, should_stop=context.should_stop)
+    result = await answer_queries(
+        context.engine,
+        task,
+        request.queries,
+        should_stop=context.should_stop,
+        max_tokens=request.max_tokens,
+        until=context.deadline,
+        emit=grower(runtime) if stands(state) else None,
+    )
     seconds = time.perf_counter() - started
-    notes = []
+    notes = cut_short(context)
+    if state["size"].template != "chat" and any(q.turns is not None for q in request.queries):
+        notes += no_chat_template(task)
     if result.n_shown < len(task.demonstrations):
         notes.append(
             f"The prompt shows {result.n_shown} of {len(task.demonstrations)} demonstrations, the same random choice "
@@ -128,7 +140,7 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     recipe = fitting(state["request"].recipes, state["task"])
     result = state["icl"]
     assert result is not None
-    first = context.policy.decide(measured.situation(state, context.costs, recipe))
+    first = context.policy.decide(measured.situation(state, context.costs, recipe, context.remaining_s))
     if first.step == "answer" and first.arm == "icl" and first.expected_gain is not None:
         # A policy that estimates gains is optimistic about what is unmeasured; others only lack a figure.
         return {"steps": [Step("signals", 0.0, {"skipped": first.reason})]}
@@ -172,11 +184,13 @@ async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             state["task"], state["size"], len(request.queries), request.expected_repeats
         )
         state = {**state, "signals": unmeasured}
-    here = measured.situation(state, context.costs, recipe)
+    here = measured.situation(state, context.costs, recipe, context.remaining_s)
     forced = {"icl": "icl", "ttt": f"train:{recipe.name}", "zero-shot": "zero-shot"}.get(request.arm)
     decision = AlwaysArm(forced).decide(here) if forced else context.policy.decide(here)
     runtime.stream_writer(events.Decided(decision))
     update: dict[str, Any] = {"decisions": [decision], "signals": state["signals"]}
+    if not any(arm.startswith("train:") for arm in here.feasible):
+        update["notes"] = not_waited_for(state, context)
     if decision.step == "answer" and decision.arm is not None:
         update["arm"] = decision.arm
         candidate = state.get("candidate")
@@ -194,7 +208,7 @@ def after_decide(state: State) -> str:
 
 async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Cross-fitted evidence: short trainings on halves of the demonstrations, judged on the other halves."""
-    context, request, started = runtime.context, state["request"], time.perf_counter()
+    context, request, started = in_time(state, runtime.context), state["request"], time.perf_counter()
 
     def emit(step: TrainStep) -> None:
         runtime.stream_writer(events.TrainingStep("probe", step.step, step.of, step.loss))
@@ -229,7 +243,7 @@ def after_probe(state: State) -> str:
 
 async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Train the adapter and publish it, once however many ask for it at the same time."""
-    context, request, started = runtime.context, state["request"], time.perf_counter()
+    context, request, started = in_time(state, runtime.context), state["request"], time.perf_counter()
     recipe, key = fitting(request.recipes, state["task"]), adapter_key(state, context)
     lease: Lease | None = None
     beat = time.monotonic()
@@ -288,7 +302,7 @@ def after_train(state: State) -> str:
 
 async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Accept the trained adapter on cross-fitted evidence, or veto it and fall back to ICL."""
-    context, started = runtime.context, time.perf_counter()
+    context, started = in_time(state, runtime.context), time.perf_counter()
     evidence, trained = state.get("evidence"), state["trained"]
     assert trained is not None
     if evidence is None and len(state["task"].demonstrations) >= MIN_DEMONSTRATIONS:
@@ -328,6 +342,11 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     if chosen is None:
         assert state["icl"] is not None
         return {"adapter": "", **await vote(state["icl"], None, True, state, context)}
+    alone = state["icl"] is None
+
+    def should_stop() -> bool:  # in-context learning's answers are there to fall back to, or nothing is
+        return context.should_stop() or (not alone and context.remaining_s < 0)
+
     try:
         async with context.engine.adapter(Path(chosen.folder)) as name:
             attach_s = time.perf_counter() - started
@@ -337,8 +356,12 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
                 request.queries,
                 adapter=name,
                 in_context=in_context,
-                should_stop=context.should_stop,
+                should_stop=should_stop,
+                max_tokens=request.max_tokens,
+                until=context.deadline if alone else math.inf,
+                emit=grower(runtime) if alone and request.votes == 1 else None,
             )
+            notes = cut_short(context) if alone else []
             seconds = time.perf_counter() - started
             voted = await vote(result, name, in_context, state, context)
     except Cancelled as error:
@@ -351,7 +374,8 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     if not in_context:
         detail["demonstrations"] = 0
     steps = [Step("answer", seconds, detail), *voted.pop("steps", [])]
-    return {"adapter": chosen.content_hash, "steps": steps, **voted}
+    notes += voted.pop("notes", [])
+    return {"adapter": chosen.content_hash, "steps": steps, "notes": notes, **voted}
 
 
 async def record(state: State, runtime: Runtime[Context]) -> dict[str, Any]:

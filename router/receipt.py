@@ -31,7 +31,9 @@ class Answered:
     logprob: float
     """Of the whole answer and its terminator under the arm that gave it, nats."""
     finished: bool
-    """False when the token budget ended it."""
+    """False when the token budget or a deadline ended it."""
+    n_tokens: int = 0
+    """Terminator included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Receipt:
     n_queries: int
     created_at: float
     """Unix time, s."""
+    prompt_tokens: int = 0
+    """Read for the answers: the instruction, the demonstrations shown, once, and all queries."""
     version: int = RECEIPT_VERSION
 
     @property

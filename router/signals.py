@@ -88,20 +88,24 @@ def expected_costs(costs: CostModel, size: TaskSize, n_queries: int, recipe: Rec
     )
 
 
-def situation(state: State, costs: CostModel, recipe: Recipe) -> Situation:
-    """All that a policy may look at, from the state."""
+def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float = math.inf) -> Situation:
+    """All that a policy may look at, from the state. What can't be done in `remaining_s` is not feasible, nor is
+    training that this answer does not wait for."""
     request, size = state["request"], state["size"]
     n = size.n_demonstrations
+    expected = expected_costs(costs, size, len(request.queries), recipe)
+    trains = n > 0 and request.when == "wait" and expected.train_s + expected.answer_s < remaining_s
+    probes = trains and expected.probe_s + expected.train_s + expected.answer_s < remaining_s
     feasible = ["icl" if n else "zero-shot"]
     candidate = state.get("candidate")
     if candidate is not None:
         feasible.append(f"reuse:{candidate.content_hash[:12]}")
-    if n:
+    if trains or request.arm == "ttt":
         feasible.append(f"train:{recipe.name}")
     return Situation(
         signals=state["signals"],
-        costs=expected_costs(costs, size, len(request.queries), recipe),
+        costs=expected,
         feasible=tuple(feasible),
-        probe_feasible=n >= MIN_DEMONSTRATIONS and state.get("evidence") is None,
+        probe_feasible=probes and n >= MIN_DEMONSTRATIONS and state.get("evidence") is None,
         worth_s=request.worth_s,
     )

@@ -16,6 +16,8 @@ from ttt.recipes import Recipe
 from ttt.task import Query, Task
 
 Arm = Literal["auto", "icl", "ttt", "zero-shot"]
+When = Literal["wait", "background", "never"]
+"""Whether an answer waits for training, comes before training that goes on behind it, or nothing is trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ class Request:
     """Views of the task that vote on each answer."""
     augmentations: tuple[str, ...] = DEFAULT
     """What those views may change."""
+    when: When = "wait"
+    max_tokens: int | None = None
+    """Of each answer."""
 
 
 @dataclass(frozen=True, slots=True)

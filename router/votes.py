@@ -1,6 +1,7 @@
 """Further views of the task vote on the answers of whichever arm answers.
 
-Votes are paid for by every arm alike, so the policy's choice between arms does not hang on them.
+Votes are paid for by every arm alike, so the policy's choice between arms does not hang on them. They are the
+first thing that a deadline leaves out: the answers are there already.
 """
 
 from __future__ import annotations
@@ -23,11 +24,22 @@ async def vote(
 ) -> dict[str, Any]:
     """What voting adds to the state: `answers`, the step with its seconds, and notes on what did not vote.
 
-    Without votes wanted, the plain answers; they also stand, and the notes say so, when voting is cancelled.
+    Without votes wanted, the plain answers; they also stand, and the notes say so, when voting is cancelled or
+    there is no time for it.
     """
     request, task, started = state["request"], state["task"], time.perf_counter()
     if request.votes == 1:
         return {"answers": plain}
+    # Every view is read; at best all are decoded together, in as many steps as the plain one.
+    least_s = (request.votes - 1) * plain.prefill_s + plain.decode_s
+    if context.remaining_s < least_s:
+        return _unchanged(
+            plain, Step("vote", 0.0, {"skipped": True}), "was left out: the deadline is too near"
+        )
+
+    def late() -> bool:
+        return context.remaining_s < 0
+
     try:
         voted = await vote_answers(
             context.engine,
@@ -39,12 +51,12 @@ async def vote(
             seed=request.seed,
             adapter=adapter,
             in_context=in_context,
-            should_stop=context.should_stop,
+            should_stop=lambda: context.should_stop() or late(),
+            max_tokens=request.max_tokens,
         )
     except Cancelled:
         step = Step("vote", time.perf_counter() - started, {"cancelled": True})
-        note = "Voting was cancelled; the answers are those of the task as it is."
-        return {"answers": plain, "steps": [step], "notes": [note]}
+        return _unchanged(plain, step, "was ended by the deadline" if late() else "was cancelled")
     detail = {
         "rule": voted.rule,
         "augmentations": list(space(task, request.augmentations).names),
@@ -64,3 +76,8 @@ async def vote(
         )
     step = Step("vote", time.perf_counter() - started, detail)
     return {"answers": replace(plain, answers=voted.answers), "steps": [step], "notes": notes}
+
+
+def _unchanged(plain: ICLResult, step: Step, why: str) -> dict[str, Any]:
+    note = f"Voting {why}; the answers are those of the task as it is."
+    return {"answers": plain, "steps": [step], "notes": [note]}

@@ -104,7 +104,7 @@ class View:
 
     def query(self, query: Query) -> Query | None:
         text = self.question(query.input)
-        return None if text is None else Query(text)
+        return None if text is None else replace(query, input=text)
 
     def _chain(self, text: str) -> list[str | None]:
         """The input before each transform and after the last."""

@@ -103,10 +103,13 @@ def decode(
     max_new_tokens: int,
     should_stop: Callable[[], bool] = lambda: False,
     step_seconds: list[float] | None = None,
+    emit: Callable[[int, str], None] | None = None,
 ) -> list[Generation]:
     """Greedy continuations of questions, each below its own parent node; finished rows leave the batch at once.
 
-    `step_seconds` is given the seconds of each step; the first one reads the questions.
+    Args:
+        step_seconds: is given the seconds of each step; the first one reads the questions.
+        emit: gets a row's number and its whole text so far, whenever it has grown.
     """
     rows = [_Row(tree.child(parent)) for parent, _ in asked]
     steps = [Append(row.node, question, keep=1) for row, (_, question) in zip(rows, asked, strict=True)]
@@ -122,6 +125,8 @@ def decode(
             row.logprob += pair[0]
             row.margin += pair[0] - pair[1]
             row.text, row.finished = stopper.cut(row.ids)
+            if emit is not None and not row.finished:
+                emit(rows.index(row), row.text)
         if step_seconds is not None:
             step_seconds.append(time.perf_counter() - started)
         live = [row for row in live if not row.finished]

@@ -6,6 +6,7 @@ that rest on it, such as leave-one-out. What several views of a task say is in `
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +59,8 @@ class ICLResult:
     """Seconds of the decoding steps."""
     decode_steps: int
     """Each step serves a batch of queries."""
+    head_tokens: int = 0
+    """Of the instruction, before the shared prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,20 @@ class Judged:
     """Per token of each answer, nats."""
 
 
-def context_budget(engine: Engine, fmt: PromptFormat, task: Task, questions: Sequence[Sequence[int]]) -> int:
+def _answer_budget(
+    engine: Engine, fmt: PromptFormat, task: Task, questions: Sequence[Sequence[int]], max_tokens: int | None
+) -> int:
+    """Tokens that an answer may have. A plain question's answer may be as long as is asked for and fits."""
+    own = fmt.max_new_tokens(task)
+    if task.demonstrations or max_tokens is None:
+        return own if max_tokens is None else min(own, max_tokens)
+    free = engine.loaded.context_length - len(fmt.head()) - max(map(len, questions), default=0)
+    return max(1, min(max_tokens, free))
+
+
+def context_budget(
+    engine: Engine, fmt: PromptFormat, questions: Sequence[Sequence[int]], answer_tokens: int
+) -> int:
     """Tokens that demonstrations may take so that each question and its answer still fit.
 
     Raises:
@@ -77,10 +93,10 @@ def context_budget(engine: Engine, fmt: PromptFormat, task: Task, questions: Seq
     """
     longest = max(map(len, questions), default=0)
     limit = engine.loaded.context_length
-    free = limit - len(fmt.head()) - longest - fmt.max_new_tokens(task)
+    free = limit - len(fmt.head()) - longest - answer_tokens
     if free < 0:
         raise ContextOverflow(
-            f"The longest query takes {longest} tokens and its answer up to {fmt.max_new_tokens(task)}, but the model's "
+            f"The longest query takes {longest} tokens and its answer up to {answer_tokens}, but the model's "
             f"context holds {limit}; shorten the query or choose a model with a longer context."
         )
     return free
@@ -116,20 +132,27 @@ class Passes:
     steps: list[float] = field(default_factory=list)
 
 
-def write_prompt(engine: Engine, task: Task, queries: Sequence[Query], *, in_context: bool = True) -> Prompt:
+def write_prompt(
+    engine: Engine,
+    task: Task,
+    queries: Sequence[Query],
+    *,
+    in_context: bool = True,
+    max_tokens: int | None = None,
+) -> Prompt:
     """The prompt of `queries` after the task's demonstrations, or after the instruction alone (answers are then
-    still expected in the demonstrations' form).
+    still expected in the demonstrations' form); `max_tokens` as in `answer`.
 
     Raises:
         ContextOverflow: a query, or the shortest demonstration, does not fit.
     """
-    fmt = PromptFormat(engine.loaded.tokenizer, task)
-    questions = tuple(fmt.question(q.input) for q in queries)
-    free = context_budget(engine, fmt, task, questions)
+    fmt = PromptFormat(engine.loaded.tokenizer, task, queries)
+    questions = tuple(map(fmt.asked, queries))
+    budget = _answer_budget(engine, fmt, task, questions, max_tokens)
     segments = [fmt.segment(d) for d in task.demonstrations] if in_context else []
-    shown = shown_order(segments, free)
+    shown = shown_order(segments, context_budget(engine, fmt, questions, budget))
     prefix = tuple(t for i in shown for t in segments[i].ids)
-    return Prompt(fmt, (*fmt.head(), *prefix), len(shown), questions, fmt.max_new_tokens(task))
+    return Prompt(fmt, (*fmt.head(), *prefix), len(shown), questions, budget)
 
 
 async def answer(
@@ -141,23 +164,33 @@ async def answer(
     in_context: bool = True,
     priority: Priority = Priority.ANSWER,
     should_stop: Callable[[], bool] = lambda: False,
+    max_tokens: int | None = None,
+    until: float = math.inf,
+    emit: Callable[[int, str], None] | None = None,
 ) -> ICLResult:
     """Answer `queries` by greedy decoding after the task's demonstrations, or without them.
 
+    Args:
+        max_tokens: of each answer, at most; the task's own budget is never exceeded where it has demonstrations.
+        until: `time.monotonic()` after which decoding ends and the answers stay as they are, unfinished.
+        emit: gets a query's number and what is sure of its answer so far, on the engine's thread.
+
     Raises:
         ContextOverflow: a query, or the shortest demonstration, does not fit.
-        Cancelled: `should_stop` said so.
+        Cancelled: `should_stop` said so, or `until` came before there was any token of any answer.
     """
-    prompt = write_prompt(engine, task, queries, in_context=in_context)
-    (answers,), passes = await run_prompts(engine, [prompt], adapter, priority, should_stop)
+    prompt = write_prompt(engine, task, queries, in_context=in_context, max_tokens=max_tokens)
+    (answers,), passes = await run_prompts(engine, [prompt], adapter, priority, should_stop, until, emit)
+    n_head = len(prompt.fmt.head())
     return ICLResult(
         answers,
-        len(prompt.prefix) - len(prompt.fmt.head()),
+        len(prompt.prefix) - n_head,
         prompt.n_shown,
         sum(map(len, prompt.questions)),
         sum(passes.reading),
         sum(passes.steps),
         len(passes.steps),
+        n_head,
     )
 
 
@@ -167,35 +200,50 @@ async def run_prompts(
     adapter: str | None,
     priority: Priority,
     should_stop: Callable[[], bool],
+    until: float = math.inf,
+    emit: Callable[[int, str], None] | None = None,
 ) -> tuple[list[tuple[Answer, ...]], Passes]:
     """Decode the answers of several prompts in shared passes; the prompts stop at the same strings and have the
     same token budget.
 
+    Args:
+        until: as in `answer`.
+        emit: as in `answer`, for one prompt alone.
+
     Raises:
-        Cancelled: `should_stop` said so.
+        Cancelled: as in `answer`.
     """
     asked = [(p, question) for p, prompt in enumerate(prompts) for question in prompt.questions]
     by_length = sorted(range(len(asked)), key=lambda i: len(asked[i][1]))
-    budget = prompts[0].max_new_tokens
+    fmt, budget = prompts[0].fmt, prompts[0].max_new_tokens
     results: dict[int, Answer] = {}
     passes = Passes()
 
-    def start(bench: Bench) -> _Prefixes:
+    def cut_off() -> bool:
+        return should_stop() or time.monotonic() > until
+
+    def start(bench: Bench) -> _Prefixes | None:
         started = time.perf_counter()
+        if time.monotonic() > until:
+            return None
         with bench.slots.active(adapter):
-            begun = _Prefixes(bench, prompts[0].fmt, [p.prefix for p in prompts], adapter)
+            begun = _Prefixes(bench, fmt, [p.prefix for p in prompts], adapter)
         passes.reading.append(time.perf_counter() - started)
         return begun
 
     begun = await engine.run(start, priority)
+    too_late = "The time was up before there was a word of an answer; give more time."
+    if begun is None:
+        raise Cancelled(too_late)
 
     def batch(bench: Bench, chosen: Sequence[int]) -> None:
         from ttt.generate import decode
 
+        told = None if emit is None else _Sure(fmt, chosen, emit)
         rows = [(begun.nodes[asked[i][0]], asked[i][1]) for i in chosen]
         seconds: list[float] = []
         with bench.slots.active(adapter):
-            found = decode(begun.tree, rows, begun.stopper, budget, should_stop, seconds)
+            found = decode(begun.tree, rows, begun.stopper, budget, cut_off, seconds, told)
             begun.tree.rewind(begun.mark)
         passes.reading.extend(seconds[:1])
         passes.steps.extend(seconds[1:])
@@ -208,6 +256,8 @@ async def run_prompts(
         cut_short = any(not results[i].finished and results[i].n_tokens < budget for i in chosen)
         if should_stop() and (cut_short or len(results) < len(asked)):
             raise Cancelled("Answering was cancelled before all queries were done; ask again.")
+    if asked and not any(a.n_tokens for a in results.values()):
+        raise Cancelled(too_late)
     in_order = iter(results[i] for i in range(len(asked)))
     return [tuple(islice(in_order, len(p.questions))) for p in prompts], passes
 
@@ -301,6 +351,23 @@ async def judge(
         return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
 
     return await engine.run(work, priority)
+
+
+class _Sure:
+    """Hands on the part of each growing answer that what follows can no longer change."""
+
+    def __init__(self, fmt: PromptFormat, chosen: Sequence[int], emit: Callable[[int, str], None]) -> None:
+        self._fmt, self._chosen, self._emit = fmt, chosen, emit
+        self._said: dict[int, str] = {}
+
+    def __call__(self, row: int, text: str) -> None:
+        held = [n for stop in self._fmt.stop for n in range(1, len(stop)) if text.endswith(stop[:n])]
+        text = text[: len(text) - max(held, default=0)].rstrip("\ufffd")  # half a character is decoded so
+        text = self._fmt.parse(text)
+        said = self._said.get(row, "")
+        if text.startswith(said) and text != said:
+            self._said[row] = text
+            self._emit(self._chosen[row], text)
 
 
 class _Prefixes:

@@ -47,14 +47,14 @@ def _tokens(recipe: Recipe, n_demonstrations: int, prefix_tokens: int) -> int:
 
 def task_size(engine: Engine, task: Task, queries: Sequence[Query]) -> TaskSize:
     """Measure `task` with the engine's tokenizer."""
-    fmt = PromptFormat(engine.loaded.tokenizer, task)
+    fmt = PromptFormat(engine.loaded.tokenizer, task, queries)
     segments = [fmt.segment(d) for d in task.demonstrations]
     answers = [len(s.answer) for s in segments]
     return TaskSize(
         fmt.template,
         len(segments),
         len(fmt.head()) + sum(map(len, segments)),
-        sum(len(fmt.question(q.input)) for q in queries),
+        sum(len(fmt.asked(q)) for q in queries),
         sum(answers) / len(answers) if answers else 0.0,
         max(answers, default=fmt.max_new_tokens(task)),
     )

@@ -1,7 +1,8 @@
 """Task and query → token ids and label masks: the paper's raw completion prompt, tokenised by segment.
 
 The prompt is the published few-shot one (arXiv 2411.07279, BIG-Bench-Hard): an instruction, then
-`Q: …\\nA: …\\n\\n` for each demonstration, then `Q: …\\nA:`. Segments are tokenised apart and
+`Q: …\\nA: …\\n\\n` for each demonstration, then `Q: …\\nA:`. A plain question without demonstrations is written in
+the model's own chat template. Special tokens that a text spells out stay text. Segments are tokenised apart and
 concatenated, so that orders, subsets and shared prefixes need no second tokenisation and the cache of
 a prefix is valid for everything that follows it. A task whose cells are single characters between
 spaces ("0 0 5 5") is written without the spaces where that is one token a cell: half the tokens.
@@ -15,10 +16,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ttt.errors import ContextOverflow
-from ttt.task import Demonstration, Task
+from ttt.errors import ContextOverflow, TaskError
+from ttt.task import Demonstration, Query, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,8 +55,10 @@ class Segment:
 class PromptFormat:
     """How one task is written for one tokenizer. Cheap to make; holds no tensors."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, task: Task, queries: Sequence[Query] = ()) -> None:
+        """`queries`: those that will be asked; they say whether this is plain questions to a chat model."""
         self._tokenizer = tokenizer
+        self.chat = is_chat(tokenizer, task, queries)
         texts = [t for d in task.demonstrations for t in (d.input.strip(), d.output.strip())]
         self.compact = bool(texts) and all(is_cells(t) for t in texts) and self._one_token_a_cell(texts)
         self.multi_line = any("\n" in d.output.strip() for d in task.demonstrations)
@@ -64,16 +67,21 @@ class PromptFormat:
             ("\nQ:",) if blank_lines else (SEPARATOR,) if self.multi_line else ("\n",)
         )
         if not task.demonstrations:
-            self.stop = (SEPARATOR, "\nQ:")
+            self.stop = () if self.chat else (SEPARATOR, "\nQ:")
         self.instruction = task.instruction.strip()
 
     @property
     def template(self) -> str:
         """Template version with the rendering that this task got."""
+        if self.chat:
+            return "chat"
         return TEMPLATE + ("-compact" if self.compact else "")
 
     def head(self) -> tuple[int, ...]:
-        """Beginning-of-sequence token where the tokenizer adds one, then the instruction."""
+        """Beginning-of-sequence token where the tokenizer adds one, then the instruction; a chat template
+        brings its own."""
+        if self.chat:
+            return ()
         bos = _tokenised(self._tokenizer, "", True)
         bos = bos[:1] if bos and bos[0] == self._tokenizer.bos_token_id else ()
         if not self.instruction:
@@ -97,6 +105,16 @@ class PromptFormat:
 
     def question(self, text: str) -> tuple[int, ...]:
         return self._ids(f"Q: {self.render(text)}\nA:")
+
+    def asked(self, query: Query) -> tuple[int, ...]:
+        """All that follows the shared prefix, up to where the answer begins."""
+        if not self.chat:
+            return self.question(query.input)
+        messages = [{"role": "system", "content": self.instruction}] if self.instruction else []
+        for user, assistant in query.turns or ():
+            messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+        messages.append({"role": "user", "content": query.input.strip()})
+        return _templated(self._tokenizer, messages)
 
     def answer(self, text: str) -> tuple[int, ...]:
         return self._ids(f" {self.render(text)}")
@@ -132,10 +150,38 @@ class PromptFormat:
         return len(self._ids(joined)) == len(joined) and len(self._ids("0 " + joined[0])) > 2
 
 
+def is_chat(tokenizer: PreTrainedTokenizerBase, task: Task, queries: Sequence[Query]) -> bool:
+    """Whether these are plain questions, and the model has a chat template to ask them in."""
+    plain = not task.demonstrations and any(q.turns is not None for q in queries)
+    return plain and bool(tokenizer.chat_template)
+
+
+def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> tuple[int, ...]:
+    """
+    Raises:
+        TaskError: the template refuses these messages.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        ids: Any = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False
+        )
+    except TemplateError as error:
+        if messages[0]["role"] != "system":
+            raise TaskError(
+                f"The model's chat template refuses these messages ({error}); ask in other ones."
+            ) from error
+        # Some templates know no system message: their authors put it before the first question.
+        first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+        return _templated(tokenizer, [first, *messages[2:]])
+    return tuple(ids)
+
+
 @lru_cache(maxsize=2048)
 def _tokenised(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> tuple[int, ...]:
     """One answer asks some eighty times for the tokens of a few texts, at 60 µs each."""
-    return tuple(tokenizer(text, add_special_tokens=special).input_ids)
+    return tuple(tokenizer(text, add_special_tokens=special, split_special_tokens=True).input_ids)
 
 
 def select(segments: Sequence[Segment], budget: int, order: Sequence[int]) -> tuple[int, ...]:

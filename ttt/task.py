@@ -31,6 +31,9 @@ class Query:
     """An input to answer."""
 
     input: str
+    turns: tuple[tuple[str, str], ...] | None = None
+    """For a plain question: the earlier (user, assistant) messages that it follows, so that it is written in the
+    model's own chat template. None for an input of a task; without effect where there are demonstrations."""
 
 
 @dataclass(frozen=True, slots=True)

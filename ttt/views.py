@@ -78,8 +78,9 @@ async def answer_views(
     in_context: bool = True,
     priority: Priority = Priority.ANSWER,
     should_stop: Callable[[], bool] = lambda: False,
+    max_tokens: int | None = None,
 ) -> list[ViewAnswers]:
-    """Answer all queries under each view.
+    """Answer all queries under each view; `max_tokens` as in `icl.answer`.
 
     Raises:
         ContextOverflow: a query does not fit under a view.
@@ -87,7 +88,13 @@ async def answer_views(
     """
     shown = [[view.query(q) for q in queries] for view in views]
     prompts = [
-        write_prompt(engine, view.task(task), [q for q in asked if q is not None], in_context=in_context)
+        write_prompt(
+            engine,
+            view.task(task),
+            [q for q in asked if q is not None],
+            in_context=in_context,
+            max_tokens=max_tokens,
+        )
         for view, asked in zip(views, shown, strict=True)
     ]
     said: dict[int, tuple[Answer, ...]] = {}
@@ -153,9 +160,10 @@ async def vote_answers(
     adapter: str | None = None,
     in_context: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
+    max_tokens: int | None = None,
 ) -> Voted:
     """Let `votes` views answer, of which `plain` is the first, and count: hierarchically for cells, else the
-    plurality weighted by probability.
+    plurality weighted by probability. `max_tokens` as in `icl.answer`.
 
     Raises:
         TaskError: an unknown augmentation.
@@ -170,12 +178,19 @@ async def vote_answers(
     for view in drawn:
         try:
             asked = [q for q in map(view.query, queries) if q is not None]
-            write_prompt(engine, view.task(task), asked, in_context=in_context)
+            write_prompt(engine, view.task(task), asked, in_context=in_context, max_tokens=max_tokens)
             views.append(view)
         except ContextOverflow as error:
             left_out.append(f"The view {view.name} was left out: {error}")
     found = await answer_views(
-        engine, task, queries, views, adapter=adapter, in_context=in_context, should_stop=should_stop
+        engine,
+        task,
+        queries,
+        views,
+        adapter=adapter,
+        in_context=in_context,
+        should_stop=should_stop,
+        max_tokens=max_tokens,
     )
     first = ViewAnswers(identity(len(task.demonstrations)), plain.answers, 0, 0)
     of_cells = content_kind(task) in ("grid", "sequence")

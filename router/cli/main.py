@@ -17,10 +17,12 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from router.cli import models
+from router.cli.chat import chat
 from router.cli.episodes import explain, feedback, history
 from router.cli.evaluate import evaluate
 from router.cli.options import DataDir, Device, Dtype, Model, settings_of
 from router.cli.progress import Reporter
+from router.cli.serve import serve
 from router.cli.solve import solve
 from router.errors import check_packages, exit_code
 
@@ -60,6 +62,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("solve")(solve)
+app.command("chat")(chat)
+app.command("serve")(serve)
 app.command("evaluate")(evaluate)
 app.command("explain")(explain)
 app.command("history")(history)

@@ -89,6 +89,8 @@ def event_line(event: events.Event) -> str:
     match event:
         case events.Started():
             return " ".join(event.notes)
+        case events.AnswerGrew():
+            return ""
         case events.CacheHit():
             return f"An adapter trained for exactly this task is there ({event.adapter[:12]}); it answers."
         case events.ICLDone():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,54 @@ def test_the_example_runs(tiny_llama: Path, tmp_path: Path) -> None:
     done = run([sys.executable, "examples/ask.py"], tiny_llama, tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r" in [\d.]+ s, episode [0-9a-f]{32}", done.stdout)
+
+
+def test_the_example_of_an_agent_runs(tiny_llama: Path, tmp_path: Path) -> None:
+    done = run([sys.executable, "examples/agent.py"], tiny_llama, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"\(icl, episode [0-9a-f]{32}\)$", done.stdout, flags=re.MULTILINE)) == 2
+
+
+def test_the_python_of_the_page_on_tools_runs(tiny_llama: Path, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tools.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        done = run([sys.executable, "-c", block], tiny_llama, tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("icl [")
+
+
+def test_the_server_of_the_page_on_it_answers_and_ends_at_sigterm(tiny_llama: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs/server.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (line,) = re.findall(r"^    ttt-router (serve)$", page, flags=re.MULTILINE)
+    command = [str(Path(sys.executable).with_name("ttt-router")), line, "--port", "0"]
+    environment = {**os.environ, "TTT_ROUTER_MODEL": str(tiny_llama), "TTT_ROUTER_DATA_DIR": str(tmp_path)}
+    server = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    try:
+        url = next(found[0] for text in server.stderr if (found := re.search(r"http://\S+/v1", text)))
+        done = run(
+            [sys.executable, "-c", block.replace("http://127.0.0.1:8000/v1", url)], tiny_llama, tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        assert re.match(r"(icl|reuse|train)", done.stdout.splitlines()[-1])
+        server.send_signal(signal.SIGTERM)
+        told = server.stderr.read()
+        assert server.wait(60) in (0, -signal.SIGTERM), told
+        assert "/v1/chat/completions" in told and "7 July 2007" not in told
+    finally:
+        server.kill()
+
+
+def test_the_scripted_chat_of_the_page_on_it_answers(tiny_llama: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs/chat.md").read_text()
+    (line,) = re.findall(r"^    (printf .*)$", page, flags=re.MULTILINE)
+    line = line.replace("ttt-router", str(Path(sys.executable).with_name("ttt-router")))
+    done = run(["bash", "-c", line], tiny_llama, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "icl answered" not in done.stdout and len(done.stdout.splitlines()) == 1
+    assert "1 query answered without training" in done.stderr
 
 
 def test_the_python_of_the_readme_runs(tiny_llama: Path, tmp_path: Path) -> None:

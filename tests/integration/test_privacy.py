@@ -24,6 +24,7 @@ from typing import TypedDict
 from langchain_core.tracers.langchain import wait_for_all_tracers
 from langgraph.graph import END, START, StateGraph
 from router.agent import Router
+from router.chat import Chat
 from ttt.task import Demonstration, Task
 
 model, data, listener = sys.argv[1:]
@@ -56,6 +57,9 @@ def phase_ends(name: str, patience_s: float = 0.3) -> None:
 with Router.open(**here) as agent:
     for arm in ("auto", "icl", "ttt"):
         print(agent.ask(task, [f"secret-by-default-{arm}"], arm=arm).arm)
+    chat = Chat(agent)
+    chat.say("secret-said-in-a-chat")
+    chat.close()
     phase_ends("default", 2.0)
 
     # Inside a traced program of the user's own, whose tracer LangGraph hands down to nested graphs.

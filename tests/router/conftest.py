@@ -11,7 +11,7 @@ import pytest
 from policies.gain import GainModel
 from policies.rule import Rule
 from router.agent import Router
-from router.events import Decided, Event, TrainingStep
+from router.events import AnswerGrew, Decided, Event, TrainingStep
 from router.receipt import Receipt
 from ttt.recipes import RECIPES, Recipe
 from ttt.task import Demonstration, Task
@@ -45,10 +45,12 @@ QUERIES = ("uv", "wx", "yz")
 
 
 def kinds(events: Iterable[Event]) -> list[str]:
-    """Names of events in order; `Probe` and `Train` stand for all steps of one training, and decisions
-    have their step or arm."""
+    """Names of events in order; `Probe` and `Train` stand for all steps of one training, decisions have
+    their step or arm, and pieces of growing answers are left out."""
     names: list[str] = []
     for event in events:
+        if isinstance(event, AnswerGrew):
+            continue
         name = type(event).__name__
         if isinstance(event, TrainingStep):
             name = event.phase.capitalize()

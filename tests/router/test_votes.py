@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from router.agent import Router
 from router.errors import RouterError, SettingsError
 from router.evaluate import EvaluateOptions, evaluate
+from router.events import AnswerGrew
 from router.receipt import Answered
 from router.settings import Settings, read_settings
+from router.state import Arm, State
+from router.votes import vote
 from tests.router.conftest import QUERIES, QUICK, RICH, TASK, OpenRouter, step_names
 from tests.router.test_evaluate import write_family
 from ttt.errors import TaskError
@@ -88,6 +94,91 @@ def test_a_cancelled_vote_leaves_the_plain_answers_and_says_so(open_router: Open
     assert any("Voting was cancelled" in note for note in receipt.notes)
 
 
+def voted(agent: Router, deadline_s: float, prefill_s: float) -> tuple[Any, dict[str, Any]]:
+    """ICL's answers, said to have taken `prefill_s` and no decoding, and what voting adds until a deadline."""
+    request, context = agent.question(TASK, QUERIES, arm="icl", votes=40)
+
+    async def work() -> tuple[Any, dict[str, Any]]:
+        plain = await answer(context.engine, TASK, request.queries)
+        plain = replace(plain, prefill_s=prefill_s, decode_s=0.0)
+        late = replace(context, deadline=time.monotonic() + deadline_s)
+        return plain, await vote(plain, None, True, State(request=request, task=TASK), late)
+
+    return agent.run(work())
+
+
+@pytest.mark.parametrize(("deadline_s", "prefill_s"), [(-1.0, 0.0), (30.0, 1.0)])
+def test_votes_that_the_deadline_leaves_no_time_for_are_left_out_and_the_receipt_says_so(
+    open_router: OpenRouter, deadline_s: float, prefill_s: float
+) -> None:
+    """Thirty seconds are too few for 39 further views of a second each."""
+    plain, update = voted(open_router(), deadline_s, prefill_s)
+    assert update["answers"] == plain
+    assert [(s.name, s.seconds, s.detail) for s in update["steps"]] == [("vote", 0.0, {"skipped": True})]
+    assert update["notes"] == [
+        "Voting was left out: the deadline is too near; the answers are those of the task as it is."
+    ]
+
+
+def test_votes_that_take_longer_than_expected_end_at_the_deadline(open_router: OpenRouter) -> None:
+    plain, update = voted(open_router(), 0.05, 0.0)
+    assert update["answers"] == plain
+    (step,) = update["steps"]
+    assert step.detail == {"cancelled": True} and 0.04 < step.seconds < 1
+    assert "ended by the deadline" in update["notes"][0]
+
+
+def test_votes_that_there_is_time_for_are_those_without_a_deadline(open_router: OpenRouter) -> None:
+    agent = open_router()
+    free = agent.ask(CELLS, ["0 0 7", "0 8 0"], arm="icl", votes=4)
+    timed = agent.ask(CELLS, ["0 0 7", "0 8 0"], arm="icl", votes=4, deadline_s=300)
+    assert timed.answers == free.answers and step_names(timed) == ["icl", "vote"] and not timed.notes
+
+
+@pytest.mark.parametrize("arm", ["icl", "ttt"])
+def test_an_answer_that_votes_may_replace_does_not_grow_on_the_stream(
+    open_router: OpenRouter, arm: Arm
+) -> None:
+    agent, gentle = open_router(), replace(QUICK, learning_rate=1e-5, steps=1)
+    for votes in (1, 3):
+        events = list(agent.stream(TASK, QUERIES, arm=arm, votes=votes, recipe=(gentle, gentle)))
+        assert any(isinstance(e, AnswerGrew) for e in events) is (votes == 1)
+
+
+def test_max_tokens_holds_for_every_view(open_router: OpenRouter) -> None:
+    receipt = open_router().ask(TASK, QUERIES, arm="icl", votes=6, max_tokens=2)
+    step = receipt.step("vote")
+    assert step is not None and len(step.detail["views"]) == 6
+    assert all(a.n_tokens <= 2 for a in receipt.answers)
+
+
+def test_a_plain_question_has_one_view_and_keeps_its_chat_template(
+    open_router: OpenRouter, tiny_chat: Path
+) -> None:
+    agent = open_router(model=str(tiny_chat))
+    question = Query("hello", (("hi", "there"),))
+    alone = agent.ask(Task(), [question], max_tokens=3)
+    receipt = agent.ask(Task(), [question], max_tokens=3, votes=3)
+    assert receipt.answers == alone.answers and receipt.prompt_tokens == alone.prompt_tokens
+    assert receipt.notes == ("3 views were asked for; this task has 1 different ones.",)
+
+
+def test_behind_an_answer_the_same_recipe_file_trains_without_votes(
+    open_router: OpenRouter, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "quick"\nsteps = 3\n')
+    agent = open_router(recipe=str(file), votes=3)
+    first = agent.ask(TASK, QUERIES, when="background", arm="ttt")
+    file.write_text('base = "quick"\nsteps = 4\n')
+    assert first.arm == "icl" and step_names(first)[-1] == "vote"
+    assert agent.settle(120)
+    (behind,) = [r for r in map(lambda row: agent.explain(row.episode_id), agent.history()) if r.adapter]
+    step = behind.step("train")
+    assert behind.arm == "train:mine" and step is not None and step.detail["steps"] == 3
+    assert behind.step("vote") is None
+
+
 def test_impossible_votes_and_unknown_augmentations_are_refused(open_router: OpenRouter) -> None:
     agent = open_router()
     with pytest.raises(RouterError, match="votes is 0; it must be at least 1"):
@@ -154,7 +245,7 @@ def test_a_direct_recipe_answers_without_demonstrations(
         async with engine.adapter(folder) as name:
             asked = [Query(q) for q in QUERIES]
             found = await answer(engine, TASK, asked, adapter=name, in_context=in_context)
-        return tuple(Answered(a.text, a.logprob, a.finished) for a in found.answers)
+        return tuple(Answered(a.text, a.logprob, a.finished, a.n_tokens) for a in found.answers)
 
     assert receipt.answers == agent.run(by_hand(False)) != agent.run(by_hand(True))
     in_context = agent.ask(TASK, QUERIES, arm="ttt", recipe="quick").step("answer")

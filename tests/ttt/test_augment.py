@@ -265,6 +265,8 @@ def test_a_view_of_another_task_says_which_demonstration_it_can_not_show() -> No
     with pytest.raises(TaskError, match="Demonstration 2 can't be shown under mirror"):
         View((0, 1), (Symmetry("mirror"),)).task(task)
     assert View((0,), (Symmetry("mirror"),)).query(Query("word")) is None
+    asked = Query("0 1", (("hello", "hi"),))
+    assert View((0,), (Symmetry("mirror"),)).query(asked) == replace(asked, input="1 0")
 
 
 @given(text=rows | grids(), margins=st.tuples(*[st.integers(0, 2)] * 4))

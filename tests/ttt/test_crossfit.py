@@ -87,7 +87,8 @@ async def test_a_training_that_fails_or_is_cancelled_leaves_nothing(llama_engine
     with pytest.raises(NonFiniteLoss):
         await cross_fit(llama_engine, letters_task(4), replace(SHORT, learning_rate=1e30), 0)
     steps: list[TrainStep] = []
+    endless = replace(SHORT, steps=100_000, stop_loss=0.0)
     with pytest.raises(Cancelled):
-        await cross_fit(llama_engine, letters_task(4), SHORT, 0, steps.append, lambda: len(steps) >= 3)
+        await cross_fit(llama_engine, letters_task(4), endless, 0, steps.append, lambda: len(steps) >= 3)
     assert await llama_engine.run(lambda bench: bench.slots.names) == ()
     assert await llama_engine.base_hash() == digest

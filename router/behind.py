@@ -1,0 +1,106 @@
+"""Training behind answers that were given already: the same question once more, which nobody waits for.
+
+One task is asked behind once at a time, and not again until it has changed. A task that grew by
+demonstrations replaces the smaller one that is still trained for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import Any
+
+from router.events import Event
+from ttt.errors import Cancelled
+from ttt.task import Query, Task, fingerprint
+
+REMEMBERED = 1024
+"""Tasks that were looked at and are not looked at again."""
+STOP_S = 60.0
+"""Seconds that a training is given to end at its next step."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    task: Task
+    stop: threading.Event
+    future: Future[None]
+
+
+class Behind:
+    """What goes on behind the answers of one router, on its own event loop."""
+
+    def __init__(self, ask: Callable[..., AsyncIterator[Event]], loop: asyncio.AbstractEventLoop) -> None:
+        self._ask, self._loop = ask, loop
+        self._lock = threading.Lock()
+        self._running: dict[str, _Work] = {}
+        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def start(self, task: Task, queries: Sequence[Query], options: Mapping[str, Any]) -> None:
+        """Decide about `task`, and train where that pays, unless that was done or is being done."""
+        name, kind = fingerprint(task), f"{sorted(options.items(), key=lambda pair: pair[0])}"
+        with self._lock:
+            if name in self._running or (name, kind) in self._seen:
+                return
+            for work in self._running.values():
+                if _grew(work.task, task):
+                    work.stop.set()
+            self._seen[name, kind] = None
+            if len(self._seen) > REMEMBERED:
+                self._seen.popitem(last=False)
+            stop = threading.Event()
+            future = asyncio.run_coroutine_threadsafe(
+                self._work(name, kind, task, queries, options, stop), self._loop
+            )
+            self._running[name] = _Work(task, stop, future)
+
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether all that was running ended within `timeout_s`."""
+        with self._lock:
+            futures = [work.future for work in self._running.values()]
+        return not wait(futures, timeout_s).not_done
+
+    def stop(self) -> None:
+        """End all trainings at their next step, and wait for that."""
+        with self._lock:
+            for work in self._running.values():
+                work.stop.set()
+        if not self.wait(STOP_S):
+            log.warning("A training did not end within %g s; its lease ends by itself.", STOP_S)
+
+    async def _work(
+        self,
+        name: str,
+        kind: str,
+        task: Task,
+        queries: Sequence[Query],
+        options: Mapping[str, Any],
+        stop: threading.Event,
+    ) -> None:
+        try:
+            async for _ in self._ask(task, queries, when="wait", should_stop=stop.is_set, **options):
+                pass
+        except Cancelled as error:
+            log.info("Training behind an answer ended early: %s", error)
+        except Exception:  # nobody waits for it: what failed is told where the program tells such things
+            log.exception("Training behind an answer failed")
+        finally:
+            with self._lock:
+                del self._running[name]
+                if stop.is_set():
+                    self._seen.pop((name, kind), None)
+
+
+def _grew(old: Task, new: Task) -> bool:
+    return old.instruction == new.instruction and set(old.demonstrations) < set(new.demonstrations)

@@ -1,0 +1,124 @@
+"""What is remembered of conversations between requests and over restarts: which answers were our own.
+
+Clients send a whole conversation each time and know nothing of episodes. So each answer is remembered under a
+hash of the messages that led to it and itself, as a LangGraph checkpoint in a file of its own: no text is kept,
+branches of a conversation keep apart, and any copy of the conversation finds its episodes again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from router.conversation import Message
+from store.errors import StoreError, translated
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+FILE = "conversations.db"
+
+
+class Turn(TypedDict):
+    own: dict[str, str]
+    """Place of each assistant message that was ours (as text: keys of JSON), and its episode or nothing."""
+
+
+class Memory:
+    """Open with `open_memory`."""
+
+    def __init__(self, graph: Any, known: set[str]) -> None:
+        self._graph, self._known = graph, known
+
+    async def recall(self, messages: Sequence[Message]) -> dict[int, str]:
+        """Places of those assistant messages that were answered here, each with its episode; empty for notes."""
+        for place, key in reversed(_keys(messages)):
+            if key in self._known:
+                with untraced():
+                    found = await self._graph.aget_state({"configurable": {"thread_id": key}})
+                return {int(at): episode for at, episode in found.values["own"].items() if int(at) <= place}
+        return {}
+
+    async def remember(
+        self, messages: Sequence[Message], own: Mapping[int, str], reply: str, episode_id: str
+    ) -> None:
+        """Keep that `reply` to `messages` was ours."""
+        whole = [*messages, Message("assistant", reply)]
+        key = _keys(whole)[-1][1]
+        values = {str(place): episode for place, episode in {**own, len(messages): episode_id}.items()}
+        with untraced():
+            config = {"configurable": {"thread_id": key}}
+            await self._graph.ainvoke({"own": values}, config, durability="exit")
+        self._known.add(key)
+
+
+@asynccontextmanager
+async def open_memory(folder: Path) -> AsyncIterator[Memory]:
+    """The memory in `folder`, made when there is none.
+
+    Raises:
+        StoreError: the file can't be used.
+    """
+    from langgraph.graph import END, START, StateGraph
+
+    graph: Any = StateGraph(Turn)
+    graph.add_node("keep", _keep)
+    graph.add_edge(START, "keep")
+    graph.add_edge("keep", END)
+    async with open_saver(folder) as saver:
+        yield Memory(graph.compile(checkpointer=saver), set(await threads(saver)))
+
+
+@asynccontextmanager
+async def open_saver(folder: Path) -> AsyncIterator[AsyncSqliteSaver]:
+    """The checkpoints in `folder`, for as long as the block lasts, on the running event loop.
+
+    Raises:
+        StoreError: the file can't be used.
+    """
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+    file = folder / FILE
+    with translated(file):
+        folder.mkdir(parents=True, exist_ok=True)
+    async with AsyncSqliteSaver.from_conn_string(str(file)) as saver:
+        try:
+            await saver.setup()
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"The conversations in {file} can't be used ({error}); restore a backup or move the file away."
+            ) from error
+        yield saver
+
+
+def untraced(tracing: bool = False) -> AbstractContextManager[None]:
+    """Within the block LangGraph sends nothing to LangSmith, whatever the environment says, unless `tracing`."""
+    from langsmith import tracing_context
+
+    return tracing_context(enabled=None if tracing else False)
+
+
+async def threads(saver: AsyncSqliteSaver) -> list[str]:
+    """Names of all that is kept, the last changed first."""
+    query = "SELECT thread_id FROM checkpoints GROUP BY thread_id ORDER BY max(checkpoint_id) DESC"
+    return [str(row[0]) for row in await saver.conn.execute_fetchall(query)]
+
+
+async def _keep(state: Turn) -> dict[str, Any]:
+    return {}
+
+
+def _keys(messages: Sequence[Message]) -> list[tuple[int, str]]:
+    """For each assistant message, its place and the hash of the conversation up to it."""
+    digest = hashlib.sha256(b"conversation1")
+    keys = []
+    for place, message in enumerate(messages):
+        digest.update(json.dumps([message.role, message.content.strip()]).encode())
+        if message.role == "assistant":
+            keys.append((place, digest.copy().hexdigest()))
+    return keys

@@ -1,0 +1,272 @@
+"""The routes. What they need is made in the lifespan and kept on `app.state`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from router.agent import Router
+from router.events import AnswerGrew, Done, Started, TrainingStep
+from router.memory import Memory
+from router.server.errors import ApiError, api_error
+from router.server.guard import Guard
+from router.server.options import ServerOptions
+from router.server.schemas import PLAIN_MODELS, ChatRequest, CompletionRequest, FeedbackRequest
+from router.server.service import Answering, Asked, Service, adapter_name, final_text, sure
+from router.server.wire import Wire, account, comment, event, headers, noted, usage
+
+DONE = "data: [DONE]\n\n"
+COMMENT_S = 1.0
+"""Least seconds between two comments about training steps."""
+EPISODE = re.compile(r"[0-9a-f]{6,64}")
+
+
+def create_app(router: Router, memory: Memory, options: ServerOptions) -> FastAPI:
+    """The application over an open router; whoever made that closes it."""
+    service = Service(router, memory, options)
+    started = int(time.time())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.drain()
+
+    app = FastAPI(
+        title="ttt-router",
+        summary="Few-shot tasks with in-context learning, and test-time training when it pays.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses={status: _error_schema(text) for status, text in STATUSES.items()},
+    )
+    app.state.service = service
+    _handle_errors(app)
+
+    @app.post("/v1/chat/completions", responses=ANSWER, response_model=None)
+    async def chat_completions(request: ChatRequest) -> Response:
+        """Answer a conversation: a few-shot task, or a plain question."""
+        asked = await service.read_chat(request)
+        return await _respond(service, request, asked, Wire(asked, chat=True))
+
+    @app.post("/v1/completions", responses=ANSWER, response_model=None)
+    async def completions(request: CompletionRequest) -> Response:
+        """Answer a prompt, with or without examples in it."""
+        asked = service.read_completion(request)
+        return await _respond(service, request, asked, Wire(asked, chat=False))
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The ways to answer, then the accepted adapters."""
+        names = [(name, started) for name in PLAIN_MODELS]
+        names += [(adapter_name(row), int(row.created_at)) for row in service.adapters()]
+        listed = [{"id": n, "object": "model", "created": at, "owned_by": "ttt-router"} for n, at in names]
+        return {"object": "list", "data": listed}
+
+    @app.post("/v1/feedback")
+    async def feedback(request: FeedbackRequest) -> dict[str, Any]:
+        """Say how an answer was."""
+        _check_episode(request.episode_id)
+        new = await router.afeedback(request.episode_id, right=request.right, answer=request.answer)
+        return {"episode_id": request.episode_id, "new": new}
+
+    @app.get("/v1/episodes/{episode_id}")
+    async def episode(episode_id: str) -> JSONResponse:
+        """All that is known of one answer."""
+        _check_episode(episode_id)
+        episodes = router.parts.store.episodes
+        row = episodes.get(episode_id)
+        found = {
+            "receipt": row.receipt,
+            "task": asdict(episodes.task(row.fingerprint)),
+            "outcomes": [asdict(o) for o in episodes.outcomes(row.episode_id)],
+        }
+        return JSONResponse(found)
+
+    @app.get("/healthz", response_class=PlainTextResponse)
+    async def healthz() -> str:
+        """The process answers."""
+        return "ok\n"
+
+    @app.get("/readyz", response_class=PlainTextResponse)
+    async def readyz() -> str:
+        """Questions are taken."""
+        if service.stop_at is not None:
+            raise ApiError(503, "The server is shutting down.", code="shutting_down")
+        return "ready\n"
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> PlainTextResponse:
+        """For Prometheus."""
+        return PlainTextResponse(service.metrics.text())
+
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = described()
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)  # told as 400, as OpenAI does
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    paths = frozenset(app.openapi()["paths"])
+    app.add_middleware(Guard, options=options, metrics=service.metrics, paths=paths)
+    return app
+
+
+STATUSES = {
+    400: "The request, a parameter, the messages or the task can't be used.",
+    401: "The API key is missing or wrong.",
+    404: "No such model, episode or address.",
+    405: "This address does not have this method.",
+    413: "The body is above the limit.",
+    429: "The queue is full.",
+    500: "Unforeseen.",
+    503: "Shutting down, or the store or the model can't be used.",
+    504: "The deadline came before there was any answer.",
+}
+ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with `stream`, server-sent events.",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    }
+}
+
+
+def _error_schema(text: str) -> dict[str, Any]:
+    nullable = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    error = {
+        "type": "object",
+        "required": ["message", "type", "param", "code"],
+        "properties": {
+            "message": {"type": "string"},
+            "type": {"type": "string"},
+            "param": nullable,
+            "code": nullable,
+        },
+    }
+    schema = {"type": "object", "required": ["error"], "properties": {"error": error}}
+    return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def _check_episode(episode_id: str) -> None:
+    if not EPISODE.fullmatch(episode_id):
+        shown = episode_id[:64]
+        raise ApiError(
+            404,
+            f"No episode {shown!r}; ids are at least 6 hexadecimal digits, as answers give them.",
+            param="episode_id",
+            code="not_found",
+        )
+
+
+def _handle_errors(app: FastAPI) -> None:
+    def respond(error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body, error.status, headers=error.headers)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"] if p != "body")
+        place = place[:200].encode("utf-8", "replace").decode()
+        what = (
+            "The body is not JSON" if first["type"] == "json_invalid" else f"{place or 'The body'} is wrong"
+        )
+        return respond(ApiError(400, f"{what}: {first['msg']}.", param=place or None, code="invalid_value"))
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        texts = {404: "There is nothing at this address.", 405: "This address does not have this method."}
+        text = texts.get(error.status_code, "The body can't be read; send JSON in UTF-8.")
+        given = dict(error.headers) if error.headers else None
+        return respond(ApiError(error.status_code, text, headers=given))
+
+    async def other(request: Request, error: Exception) -> JSONResponse:
+        return respond(api_error(error))
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    for kind in _our_errors():
+        app.add_exception_handler(kind, other)
+    app.add_exception_handler(Exception, other)
+
+
+def _our_errors() -> tuple[type[Exception], ...]:
+    from policies.errors import PolicyError
+    from router.errors import RouterError
+    from store.errors import StoreError
+    from ttt.errors import TTTError
+
+    return RouterError, TTTError, StoreError, PolicyError
+
+
+async def _respond(
+    service: Service, request: ChatRequest | CompletionRequest, asked: Asked, wire: Wire
+) -> Response:
+    if asked.reading.query is None:
+        reply = await service.note(asked)
+        if not request.stream:
+            return JSONResponse(wire.note(reply), headers=headers(noted(asked)))
+        pieces = [wire.chunk(reply, noted(asked), first=True), wire.chunk("", noted(asked), "stop"), DONE]
+        return StreamingResponse(iter(pieces), media_type="text/event-stream", headers=headers(noted(asked)))
+    answering = service.start(asked)
+    if request.stream:
+        await answering.begun()
+        counted = bool(request.stream_options and request.stream_options.include_usage)
+        return StreamingResponse(
+            _stream(service, answering, wire, counted),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"} | headers(answering.known),
+        )
+    receipt = await answering.receipt()
+    return JSONResponse(wire.body(receipt), headers=headers(account(asked, receipt)))
+
+
+async def _stream(service: Service, answering: Answering, wire: Wire, counted: bool) -> AsyncIterator[str]:
+    """The answer as server-sent events; while nothing can be said yet, comments."""
+    asked, said, commented = answering.asked, "", time.monotonic()
+    opened = False
+    async for happened in answering.follow(service.options.ping_s):
+        match happened:
+            case None:
+                yield comment("waiting")
+            case Started(episode_id=episode_id):
+                wire.id = episode_id
+                yield wire.chunk("", {"episode_id": episode_id}, first=True)
+                opened = True
+            case TrainingStep(phase, step, of, _):
+                if time.monotonic() - commented > COMMENT_S:
+                    commented = time.monotonic()
+                    yield comment(f"{phase} step {step} of {of}")
+            case AnswerGrew():
+                text = sure(happened, asked.stops)
+                if len(text) > len(said):
+                    if not said:
+                        service.metrics.first_s.observe(time.monotonic() - asked.since)
+                    yield wire.chunk(text[len(said) :], {"episode_id": wire.id})
+                    said = text
+            case ApiError():
+                yield event(happened.body)
+            case Done(receipt):
+                text, reason = final_text(asked, receipt)
+                more = account(asked, receipt)
+                if len(text) > len(said):
+                    yield wire.chunk(text[len(said) :], {"episode_id": wire.id}, first=not opened)
+                yield wire.chunk("", more, reason)
+                if counted:
+                    yield wire.usage_chunk(usage(receipt), more)
+            case _:
+                pass
+    yield DONE

@@ -1,0 +1,216 @@
+"""A chat that is corrected: what it learns, keeps, and goes on with after it was broken off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policies.errors import PolicyError
+from router.agent import Router
+from router.chat import Chat
+from router.cli.main import main
+from router.errors import RouterError
+from router.events import AnswerGrew, TrainingStep
+from store.errors import NotFound
+from tests.router.conftest import TRUSTING, OpenRouter
+from tests.router.test_cli import Run, run, tiny_settings
+from ttt.errors import ContextOverflow, TaskError
+from ttt.task import Demonstration
+
+__all__ = ["run", "tiny_settings"]
+
+
+@pytest.fixture
+def agent(open_router: OpenRouter) -> Router:
+    return open_router()
+
+
+@pytest.fixture
+def chat(agent: Router) -> Iterator[Chat]:
+    opened = Chat(agent)
+    opened.change(when="never")
+    yield opened
+    opened.close()
+
+
+def test_corrections_and_approvals_become_demonstrations_and_outcomes(chat: Chat, agent: Router) -> None:
+    chat.say("ab")
+    first = chat.receipt
+    assert first is not None and first.arm == "zero-shot"
+    assert chat.say("no, it should be ok") == "Noted: the task has 1 demonstration now."
+    chat.say("cd")
+    second = chat.receipt
+    assert second is not None and second.arm == "icl"
+    assert chat.say("right") == "Noted: the task has 2 demonstrations now."
+    assert chat.task.demonstrations == (Demonstration("ab", "ok"), Demonstration("cd", second.texts[0]))
+    outcomes = agent.parts.store.episodes.outcomes
+    assert [(o.answer, o.source) for o in outcomes(first.episode_id)] == [("ok", "user")]
+    assert [o.value for o in outcomes(second.episode_id)] == [1.0]
+
+
+def test_what_was_said_is_there_after_a_restart_and_by_name(agent: Router) -> None:
+    first = Chat(agent, "dates")
+    first.demonstrate("3 March", "03-03")
+    first.say("ab")
+    first.save("kept")
+    first.say("it should be ok")
+    first.close()
+    again = Chat(agent, "kept")
+    assert len(again.task.demonstrations) == 2 and again.names()[0] == "kept"
+    again.load("dates")
+    assert len(again.task.demonstrations) == 1 and len(again.talk["messages"]) == 2
+    again.begin()
+    assert again.task.demonstrations == ()
+    with pytest.raises(NotFound, match="'none such'.*dates"):
+        again.load("none such")
+    again.close()
+
+
+def test_a_chat_is_corrected_until_it_trains_and_then_uses_the_adapter(open_router: OpenRouter) -> None:
+    agent = open_router(policy=TRUSTING)
+    chat = Chat(agent)
+    chat.change(when="never")
+    for text in ("ab", "cd", "ef", "gh", "ij", "kl"):
+        chat.say(text)
+        chat.say("correction: ok")
+    chat.change(when="wait")
+    seen: list[Any] = []
+    chat.say("mn", seen.append)
+    assert any(isinstance(e, TrainingStep) for e in seen)
+    assert chat.receipt is not None and chat.receipt.arm == "train:quick"
+    chat.say("op")
+    assert chat.receipt.arm.startswith("reuse:"), "an answer nobody approved does not change the task"
+    chat.close()
+
+
+def test_what_can_not_be_answered_is_as_if_it_had_not_been_said(chat: Chat) -> None:
+    chat.demonstrate("a", "b")
+    before = chat.talk
+    with pytest.raises(ContextOverflow):
+        chat.say("x" * 5000)
+    assert chat.talk == before and not chat.unanswered
+    assert chat.say("ab") == chat.talk["messages"][-1][1]
+
+
+def test_impossible_options_and_demonstrations_change_nothing(chat: Chat) -> None:
+    before = chat.talk
+    changes: list[tuple[type[Exception], Callable[[], None]]] = [
+        (PolicyError, lambda: chat.change(prefer="cheap")),
+        (RouterError, lambda: chat.change(when="later")),
+        (TaskError, lambda: chat.demonstrate("a", " ")),
+        (RouterError, chat.wrong),
+    ]
+    for error, change in changes:
+        with pytest.raises(error):
+            change()
+    assert chat.talk == before
+
+
+def test_a_reply_grows_where_nothing_can_replace_it(chat: Chat) -> None:
+    grown: list[str] = []
+    reply = chat.say("ab", lambda e: grown.append(e.text) if isinstance(e, AnswerGrew) else None)
+    assert grown and all(reply.startswith(text) for text in grown)
+
+
+BROKEN_OFF = """
+import os, signal, sys
+from router.agent import Router
+from router.chat import Chat
+from router.events import Started
+with Router.open(model=sys.argv[1], data_dir=sys.argv[2], device="cpu", dtype="float32") as router:
+    chat = Chat(router)
+    chat.demonstrate("a", "b")
+    chat.say("ab", lambda event: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_a_chat_killed_in_the_middle_of_an_answer_goes_on_with_it(
+    open_router: OpenRouter, tiny_llama: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", BROKEN_OFF, str(tiny_llama), str(tmp_path / "data")]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    chat = Chat(open_router())
+    assert chat.unanswered == "ab"
+    assert chat.go_on() == chat.talk["messages"][-1][1]
+    assert not chat.unanswered and chat.receipt is not None and chat.receipt.arm == "icl"
+    chat.close()
+
+
+# ------------------------------------------------------------------------------------------- on the terminal
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def test_the_terminal_chat_answers_on_stdout_and_obeys_commands(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed(
+        monkeypatch,
+        "/right",
+        "/demo ab => ok",
+        "/demo cd",
+        "Say:\\",
+        "x -> 1\\",
+        "y -> 2\\",
+        "z ->",
+        "/demos",
+        "/why",
+        "/cost",
+        "/wrong",
+        "/wrong 3",
+        "/prefer fast",
+        "/prefer cheap",
+        "/mode never",
+        "/save mine",
+        "/history",
+        "/load other",
+        "/nonsense",
+        "/help",
+        "/new",
+        "/quit",
+        "not read any more",
+    )
+    ran = run("chat", "--mode", "never")
+    assert ran.code == 0
+    assert len(ran.out.splitlines()) == 1, "commands are told on stderr"
+    for said in (
+        "Nothing was answered yet.",
+        "The task has 1 demonstration(s) now.",
+        '"/demo cd" is no command, or lacks something',
+        '"ab" => "ok"',
+        '"x" => "1"',
+        "icl answered 1 query in",
+        "1 answer(s) in this session",
+        "Noted as wrong.",
+        "Noted: the task has 4 demonstrations now.",
+        "Preference: fast.",
+        "error: Unknown preference 'cheap'",
+        "going on as 'mine'",
+        "No conversation 'other'; there are: mine, last.",
+        "/mode wait|background|never",
+        "Forgotten.",
+    ):
+        assert said in ran.err, ran.err
+
+
+def test_the_end_of_input_ends_the_chat_and_the_next_one_goes_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed(monkeypatch, "/demo ab => ok", "cd")
+    assert "'last', 0 messages" in run("chat", "--mode", "never").err
+    typed(monkeypatch, "/demos")
+    again = run("chat")
+    assert "'last', 2 messages" in again.err and '"ab" => "ok"' in again.err
+    assert main(["chat", "--mode", "later"]) == 2
