@@ -239,7 +239,7 @@ USER = {"role": "user", "content": "a"}
         ({"ttt_router": {"prefer": "fast", "worth_s": 3}}, 400, "give one of them"),
         ({"ttt_router": {"tempo": 1}}, 400, "tempo"),
         ({"model": "ttt"}, 400, "needs demonstrations"),
-        ({"ttt_router": {"deadline_s": 1e-9}}, 504, "give more time"),
+        ({"ttt_router": {"deadline_s": 1e-9}}, 408, "give more time"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
