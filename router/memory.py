@@ -7,6 +7,7 @@ branches of a conversation keep apart, and any copy of the conversation finds it
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import sqlite3
@@ -34,9 +35,15 @@ class Memory:
 
     def __init__(self, graph: Any, known: set[str]) -> None:
         self._graph, self._known = graph, known
+        self._writing = asyncio.Lock()
 
     async def recall(self, messages: Sequence[Message]) -> dict[int, str]:
-        """Places of those assistant messages that were answered here, each with its episode; empty for notes."""
+        """Places of those assistant messages that were answered here, each with its episode; empty for notes.
+
+        Waits for what is being remembered: a reply may be sent before that.
+        """
+        async with self._writing:
+            pass
         for place, key in reversed(_keys(messages)):
             if key in self._known:
                 with untraced():
@@ -51,10 +58,11 @@ class Memory:
         whole = [*messages, Message("assistant", reply)]
         key = _keys(whole)[-1][1]
         values = {str(place): episode for place, episode in {**own, len(messages): episode_id}.items()}
-        with untraced():
-            config = {"configurable": {"thread_id": key}}
-            await self._graph.ainvoke({"own": values}, config, durability="exit")
-        self._known.add(key)
+        async with self._writing:
+            with untraced():
+                config = {"configurable": {"thread_id": key}}
+                await self._graph.ainvoke({"own": values}, config, durability="exit")
+            self._known.add(key)
 
 
 @asynccontextmanager

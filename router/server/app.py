@@ -128,11 +128,11 @@ STATUSES = {
     401: "The API key is missing or wrong.",
     404: "No such model, episode or address.",
     405: "This address does not have this method.",
+    408: "The caller's deadline came before there was any answer.",
     413: "The body is above the limit.",
     429: "The queue is full.",
     500: "Unforeseen.",
     503: "Shutting down, or the store or the model can't be used.",
-    504: "The deadline came before there was any answer.",
 }
 ANSWER: dict[int | str, dict[str, Any]] = {
     200: {

@@ -1,14 +1,16 @@
 """Errors as OpenAI's clients know them: `{"error": {message, type, param, code}}`, with the right status.
 
-400 invalid_request_error    the request, a parameter, the messages, the task
-401 authentication_error     no key or a wrong one
-404 not_found_error          unknown model, episode or address
-405 invalid_request_error    a method that this address does not have
-413 invalid_request_error    a body above the limit
-429 rate_limit_error         the queue is full; `Retry-After` says for how long
-500 server_error             what we did not foresee
-503 server_error             shutting down, or the store can't be used
-504 timeout_error            the deadline came before there was any answer
+    400 invalid_request_error    the request, a parameter, the messages, the task
+    401 authentication_error     no key or a wrong one
+    404 not_found_error          unknown model, episode or address
+    405 invalid_request_error    a method that this address does not have
+    408 timeout_error            the caller's deadline came before there was any answer
+    413 invalid_request_error    a body above the limit
+    429 rate_limit_error         the queue is full; `Retry-After` says for how long
+    500 server_error             what we did not foresee
+    503 server_error             shutting down, or the store or the model can't be used
+
+Knows nothing of routes.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class ApiError(RouterError):
             401: "authentication_error",
             404: "not_found_error",
             429: "rate_limit_error",
-            504: "timeout_error",
+            408: "timeout_error",
         }
         kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         message = self.message.encode("utf-8", "replace").decode()
@@ -63,7 +65,7 @@ def api_error(error: BaseException) -> ApiError:
         (RouterError, 400, None),
         (NotFound, 404, "not_found"),
         (StoreError, 503, "store_unavailable"),
-        (Cancelled, 504, "deadline_exceeded"),
+        (Cancelled, 408, "deadline_exceeded"),
         (TrainingFailed, 500, "training_failed"),
         (TTTError, 503, "model_unavailable"),
     ]

@@ -270,7 +270,7 @@ class Service:
             options["deadline_s"] -= time.monotonic() - asked.since
             if options["deadline_s"] <= 0:
                 raise ApiError(
-                    504,
+                    408,
                     "The deadline came while the question waited; give more time.",
                     code="deadline_exceeded",
                 )
@@ -281,18 +281,18 @@ class Service:
         async for event in events:
             if isinstance(event, TrainingStep):
                 self.metrics.steps.labels(event.phase).inc()
+            answering.events.put_nowait(event)
             if isinstance(event, Done):
                 await self._done(asked, event.receipt)
-            answering.events.put_nowait(event)
 
     async def _done(self, asked: Asked, receipt: Receipt) -> None:
-        text, _ = final_text(asked, receipt)
-        await self.memory.remember(asked.messages, asked.own, text, receipt.episode_id)
         arm = receipt.arm.partition(":")[0]
         self.metrics.answers.labels(arm).inc()
         self.metrics.seconds.labels(arm).observe(time.monotonic() - asked.since)
         self.metrics.tokens.labels("prompt").inc(receipt.prompt_tokens)
         self.metrics.tokens.labels("completion").inc(receipt.answers[0].n_tokens)
+        text, _ = final_text(asked, receipt)
+        await self.memory.remember(asked.messages, asked.own, text, receipt.episode_id)
 
     def _stopping(self) -> bool:
         return self.stop_at is not None and time.monotonic() > self.stop_at

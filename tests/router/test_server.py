@@ -276,7 +276,7 @@ USER = {"role": "user", "content": "a"}
         ({"ttt_router": {"votes": 0}}, 400, "votes"),
         ({"ttt_router": {"votes": 17}}, 400, "votes"),
         ({"model": "ttt"}, 400, "needs demonstrations"),
-        ({"ttt_router": {"deadline_s": 1e-9}}, 504, "give more time"),
+        ({"ttt_router": {"deadline_s": 1e-9}}, 408, "give more time"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
