@@ -33,7 +33,7 @@ AUGMENTATIONS: dict[str, tuple[Kind, ...]] = {
 """All names, in the order in which they are drawn and applied, and the kinds of content they apply to."""
 
 DEFAULT = ("order", "symbols")
-"""What training and votes use unless told otherwise. The others are there and not measured yet."""
+"""What training and votes use unless told otherwise; the recipe for cells adds `symmetry` and `shift`."""
 
 OF_RECTANGLES = ("symmetry", "shift", "scale", "tile")
 ENLARGING = ("shift", "scale", "tile")

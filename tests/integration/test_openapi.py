@@ -1,11 +1,10 @@
-"""schemathesis asks what no client would: nothing but documented answers, no 5xx, and enough of them good."""
+"""schemathesis asks what no client would: nothing but documented answers, and no 5xx."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
@@ -55,13 +54,3 @@ def asked(agent: Router, n: int) -> Counter[int]:
 def test_a_few_requests_of_every_kind_get_documented_answers(open_router: OpenRouter) -> None:
     statuses = asked(open_router(), 120)
     assert sum(statuses.values()) >= 60 and statuses[200] > 0 and statuses[400] > 0
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_thousands_of_requests_get_documented_answers_and_many_of_them_200(open_router: OpenRouter) -> None:
-    statuses = asked(open_router(), 9000)
-    total = sum(statuses.values())
-    assert total >= 5000, statuses
-    assert statuses[200] >= 0.3 * total, statuses
-    assert not any(status >= 500 for status in statuses), statuses
