@@ -179,11 +179,10 @@ def _handle_errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"] if p != "body")
+        broken = first["type"] == "json_invalid"  # whose place is a position in the body, no parameter
+        place = "" if broken else ".".join(str(p) for p in first["loc"] if p != "body")
         place = place[:200].encode("utf-8", "replace").decode()
-        what = (
-            "The body is not JSON" if first["type"] == "json_invalid" else f"{place or 'The body'} is wrong"
-        )
+        what = "The body is not JSON" if broken else f"{place or 'The body'} is wrong"
         return respond(ApiError(400, f"{what}: {first['msg']}.", param=place or None, code="invalid_value"))
 
     async def http(request: Request, error: Exception) -> JSONResponse:

@@ -311,6 +311,14 @@ def test_bodies_that_are_no_json_are_refused(
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_broken_json_is_no_fault_of_a_parameter(server: Running) -> None:
+    response = httpx.post(
+        f"{server.url}/v1/chat/completions", content=b"{bad", headers={"content-type": "application/json"}
+    )
+    error = response.json()["error"]
+    assert error["param"] is None and error["message"].startswith("The body is not JSON")
+
+
 def test_unknown_addresses_methods_and_episodes_are_named(server: Running) -> None:
     assert httpx.get(f"{server.url}/v1/nothing").json()["error"]["type"] == "not_found_error"
     assert httpx.get(f"{server.url}/v1/chat/completions").status_code == 405
