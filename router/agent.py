@@ -94,7 +94,7 @@ class Router:
         return cls(chosen, open_parts(chosen, progress, policy))
 
     def ask(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Receipt:
-        """Answer `queries`; options as in `astream`. Ctrl-C during training falls back to ICL's answers."""
+        """Answer `queries`; options as in `question`. Ctrl-C during training falls back to ICL's answers."""
         return _receipt(list(self.stream(task, queries, **options))[-1])
 
     def ask_many(
@@ -139,7 +139,7 @@ class Router:
         return _receipt([event async for event in self.astream(task, queries, **options)][-1])
 
     def stream(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Iterator[Event]:
-        """Events as they happen, the last one `Done`; options as in `astream`."""
+        """Events as they happen, the last one `Done`; options as in `question`."""
         self._check_open()
         stop = threading.Event()
         given = options.pop("should_stop", lambda: False)
@@ -176,72 +176,27 @@ class Router:
             wait([pumping])
 
     async def astream(
-        self,
-        task: Task,
-        queries: Sequence[Query | str],
-        *,
-        arm: Arm = "auto",
-        prefer: str | None = None,
-        worth_s: float | None = None,
-        expected_repeats: float | None = None,
-        recipe: str | tuple[Recipe, Recipe] | None = None,
-        seed: int | None = None,
-        votes: int | None = None,
-        augmentations: Sequence[str] = DEFAULT,
-        when: When = "wait",
-        deadline_s: float | None = None,
-        max_tokens: int | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
+        self, task: Task, queries: Sequence[Query | str], **options: Any
     ) -> AsyncIterator[Event]:
-        """Answer `queries`, yielding typed events (`router.events`), the last one `Done`.
-
-        Args:
-            arm: `auto` lets the policy decide; `icl`, `ttt` (training without the guard) and `zero-shot` are obeyed.
-            prefer: fast, balanced or accurate; `worth_s` instead gives seconds for one more correct answer.
-            expected_repeats: queries of the same task that will come later; training is spread over them.
-            recipe: a name (docs/recipes.md), the path of a `.toml` file, or what `find_recipes` made of them.
-            votes: views of the task that vote on each answer; their seconds are in the receipt.
-            augmentations: what those views may change (`ttt.augment.AUGMENTATIONS`), as far as it fits the task.
-            when: `wait` trains before it answers, where that pays; `background` answers at once and trains behind, so
-                that later queries have the adapter; `never` trains nothing, but uses what was trained before.
-            deadline_s: seconds from now; what can't be done by then is left out, and the best answer there is by
-                then is given.
-            max_tokens: of each answer, at most.
-            should_stop: asked between slices of work; True ends training early and falls back to ICL.
+        """Answer `queries`, yielding typed events (`router.events`), the last one `Done`; options as in `question`.
 
         Raises:
-            TaskError: no queries, a task that can't be used as given, or a recipe or augmentation that there is
-                none of.
-            RouterError: another option that can't be.
+            TaskError, RouterError: as `question`.
             Cancelled: the deadline came before there was any answer.
             TrainingFailed: only with `arm="ttt"`; otherwise the receipt's `fallback` says so.
         """
         from router.memory import untraced
 
-        request, context = self.question(
-            task,
-            queries,
-            arm=arm,
-            prefer=prefer,
-            worth_s=worth_s,
-            expected_repeats=expected_repeats,
-            recipe=recipe,
-            seed=seed,
-            votes=votes,
-            augmentations=augmentations,
-            when=when,
-            deadline_s=deadline_s,
-            max_tokens=max_tokens,
-            should_stop=should_stop,
-        )
-        behind = when == "background" and arm in ("auto", "ttt") and bool(task.demonstrations)
+        request, context = self.question(task, queries, **options)
+        arm = options.get("arm", "auto")
+        behind = request.when == "background" and arm in ("auto", "ttt") and bool(task.demonstrations)
         with untraced(self.settings.tracing):
             stream: Any = self.graph.astream({"request": request}, context=context, stream_mode="custom")
             async for event in stream:
                 if behind and isinstance(event, Done) and not event.receipt.adapter:
-                    options = {"arm": arm, "worth_s": request.worth_s, "recipe": request.recipes}
-                    options |= {"seed": request.seed, "expected_repeats": request.expected_repeats}
-                    self._behind.start(task, request.queries, {**options, "votes": 1})
+                    again = {"arm": arm, "worth_s": request.worth_s, "recipe": request.recipes}
+                    again |= {"seed": request.seed, "expected_repeats": request.expected_repeats}
+                    self._behind.start(task, request.queries, {**again, "votes": 1})
                 yield event
 
     def question(
@@ -262,11 +217,27 @@ class Router:
         max_tokens: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Request, Context]:
-        """What `graph` needs to answer `queries`, for those who run it inside a graph of their own: the state's
-        `request`, and the context. Options as in `astream`; nothing trains in the background there.
+        """What `graph` needs to answer `queries`: the state's `request`, and the context. For `astream`, and for those
+        who run the graph inside one of their own, where nothing trains in the background.
+
+        Args:
+            arm: `auto` lets the policy decide; `icl`, `ttt` (training without the guard) and `zero-shot` are obeyed.
+            prefer: fast, balanced or accurate; `worth_s` instead gives seconds for one more correct answer.
+            expected_repeats: queries of the same task that will come later; training is spread over them.
+            recipe: a name (docs/recipes.md), the path of a `.toml` file, or what `find_recipes` made of them.
+            votes: views of the task that vote on each answer; their seconds are in the receipt.
+            augmentations: what those views may change (`ttt.augment.AUGMENTATIONS`), as far as it fits the task.
+            when: `wait` trains before it answers, where that pays; `background` answers at once and trains behind, so
+                that later queries have the adapter; `never` trains nothing, but uses what was trained before.
+            deadline_s: seconds from now; what can't be done by then is left out, and the best answer there is by
+                then is given.
+            max_tokens: of each answer, at most.
+            should_stop: asked between slices of work; True ends training early and falls back to ICL.
 
         Raises:
-            TaskError, RouterError: as `astream`.
+            TaskError: no queries, a task that can't be used as given, or a recipe or augmentation that there is
+                none of.
+            RouterError: another option that can't be.
         """
         from router.context import Context
 
