@@ -18,7 +18,6 @@ from langchain_core.tools import StructuredTool
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.agent import Router
-from router.cli.render import why
 from router.conversation import EXPECTED_REPEATS, Message, Reading, note, read_conversation
 from router.errors import ConversationError
 from router.events import AnswerGrew, Done, Event
@@ -81,7 +80,7 @@ def _told(receipt: Receipt) -> tuple[str, Receipt]:
     told = {
         "answers": receipt.texts,
         "arm": receipt.arm,
-        "reason": why(receipt),
+        "reason": receipt.reason,
         "episode_id": receipt.episode_id,
     }
     return json.dumps(told, ensure_ascii=False), receipt
@@ -220,15 +219,6 @@ def _plain(place: int, message: BaseMessage) -> Message:
     return Message(roles[kind], "".join(map(str, texts)))
 
 
-def _account(receipt: Receipt) -> dict[str, Any]:
-    return {
-        "arm": receipt.arm,
-        "episode_id": receipt.episode_id,
-        "cost_s": receipt.seconds,
-        "reason": why(receipt),
-    }
-
-
 def _usage(receipt: Receipt) -> UsageMetadata:
     read, written = receipt.prompt_tokens, receipt.answers[0].n_tokens
     return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
@@ -236,7 +226,7 @@ def _usage(receipt: Receipt) -> UsageMetadata:
 
 def _message(receipt: Receipt) -> AIMessage:
     return AIMessage(
-        receipt.texts[0], response_metadata={KEY: _account(receipt)}, usage_metadata=_usage(receipt)
+        receipt.texts[0], response_metadata={KEY: receipt.account}, usage_metadata=_usage(receipt)
     )
 
 

@@ -77,6 +77,25 @@ class Receipt:
     def texts(self) -> tuple[str, ...]:
         return tuple(a.text for a in self.answers)
 
+    @property
+    def reason(self) -> str:
+        """Why this arm answered, in a sentence."""
+        if self.fallback:
+            return self.fallback
+        if self.decisions:
+            return str(self.decisions[-1]["reason"])
+        return "An adapter that was trained for exactly this task, and accepted, was there."
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """What goes with an answer to other programs: arm, episode, seconds and reason."""
+        return {
+            "arm": self.arm,
+            "episode_id": self.episode_id,
+            "cost_s": self.seconds,
+            "reason": self.reason,
+        }
+
     def step(self, name: str) -> Step | None:
         """The last step of this name."""
         return next((s for s in reversed(self.steps) if s.name == name), None)

@@ -24,7 +24,6 @@ from router.cli.render import (
     moment,
     shortened,
     signal_value,
-    why,
 )
 from router.receipt import Receipt
 
@@ -160,7 +159,7 @@ def explanation(receipt: Receipt, task: TaskRow, outcomes: tuple[OutcomeRow, ...
     for number, decision in enumerate(receipt.decisions, start=1):
         lines += decision_lines(number, decision, width)
     if not receipt.decisions:
-        lines += field("", why(receipt), width)
+        lines += field("", receipt.reason, width)
     lines += field("fallback", receipt.fallback, width)
 
     lines += ["", f"Done in {duration(receipt.seconds)}"]

@@ -117,15 +117,6 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun if n == 1 else plural}"
 
 
-def why(receipt: Receipt) -> str:
-    """Why this arm answered, in a sentence."""
-    if receipt.fallback:
-        return receipt.fallback
-    if receipt.decisions:
-        return str(receipt.decisions[-1]["reason"])
-    return "An adapter that was trained for exactly this task, and accepted, was there."
-
-
 def arm_sentence(receipt: Receipt) -> str:
     """What answered how much in what time."""
     n = counted(receipt.n_queries, "query")
@@ -141,10 +132,10 @@ def receipt_lines(receipt: Receipt, width: int) -> list[str]:
     short = receipt.episode_id[:12]
     which = " --query I" if receipt.n_queries > 1 else ""
     lines = [arm_sentence(receipt)]
-    lines += field("why", why(receipt), width)
+    lines += field("why", receipt.reason, width)
     lines += field("steps", steps, width)
     lines += field("signals", measured, width)
-    lines += field("fallback", receipt.fallback, width) if receipt.fallback != why(receipt) else []
+    lines += field("fallback", receipt.fallback, width) if receipt.fallback != receipt.reason else []
     for note in receipt.notes:
         lines += field("note", note, width)
     lines += field("episode", f"{short} (ttt-router explain {short})", width)

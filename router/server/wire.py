@@ -6,7 +6,6 @@ import json
 import time
 from typing import Any
 
-from router.cli.render import why
 from router.receipt import Receipt
 from router.server.service import Asked, final_text
 
@@ -92,10 +91,7 @@ def usage(receipt: Receipt) -> dict[str, int]:
 def account(asked: Asked, receipt: Receipt) -> dict[str, Any]:
     """The field `ttt_router` of an answer."""
     return {
-        "arm": receipt.arm,
-        "episode_id": receipt.episode_id,
-        "cost_s": receipt.seconds,
-        "reason": why(receipt),
+        **receipt.account,
         "when": asked.options["when"],
         "adapter": receipt.adapter,
         "fallback": receipt.fallback,
