@@ -161,14 +161,18 @@ class _Pass:
             low[which].append(u)
         return y
 
+    def pairs(self, index: int, which: int) -> list[Pair]:
+        """Every task's LoRA beside this linear layer; none where their common layout has none there."""
+        found = [lora.pairs[index][which] for lora in self.loras]
+        return [pair for pair in found if pair is not None]
+
     def linear_batched(self, x: Tensor, y: Tensor, index: int, which: int) -> Tensor | None:
         """Add every task's LoRA to `y` in place; the down-projections (tasks, tokens, ranks)."""
-        pairs = [lora.pairs[index][which] for lora in self.loras]
-        first = pairs[0]
-        if first is None:
+        pairs = self.pairs(index, which)
+        if not pairs:
             return None
         n = len(pairs)
-        a = torch.stack([p.a for p in pairs if p is not None])
+        a = torch.stack([p.a for p in pairs])
         u = torch.bmm(x.view(n, -1, x.shape[1]), a.transpose(1, 2))
         if self.loras[0].scale != 1:
             u *= self.loras[0].scale
@@ -179,22 +183,20 @@ class _Pass:
         self, dy: Tensor, x: Tensor, dx: Tensor, index: int, which: int, u: Tensor | None
     ) -> None:
         """Fill every task's gradients and add what its LoRA sends back to `dx`."""
-        pairs = [lora.pairs[index][which] for lora in self.loras]
-        first = pairs[0]
-        if first is None or u is None:
+        if u is None:
             return
+        pairs = self.pairs(index, which)
         n = len(pairs)
         above, below = dy.view(n, -1, dy.shape[1]), x.view(n, -1, x.shape[1])
         du = torch.bmm(above, _blocks(pairs, dy.shape[1]))
         for p, grad in zip(pairs, torch.bmm(above.transpose(1, 2), u), strict=True):
-            for up in p.ups if p is not None else ():
+            for up in p.ups:
                 up.grad.copy_(grad[up.rows, up.ranks])
         if self.loras[0].scale != 1:
             du *= self.loras[0].scale
         for p, grad in zip(pairs, torch.bmm(du.transpose(1, 2), below), strict=True):
-            if p is not None:
-                p.grad.copy_(grad)
-        a = torch.stack([p.a for p in pairs if p is not None])
+            p.grad.copy_(grad)
+        a = torch.stack([p.a for p in pairs])
         dx.view(n, -1, dx.shape[1]).baddbmm_(du, a)
 
     def attend(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -337,12 +339,11 @@ def _behind(x: Tensor, n: int) -> Tensor:
     return x.reshape(len(x), n, -1, x.shape[-1]).transpose(0, 1).flatten(0, 1)
 
 
-def _blocks(pairs: Many[Pair | None], outputs: int) -> Tensor:
+def _blocks(pairs: Many[Pair], outputs: int) -> Tensor:
     """Every task's B matrices on a diagonal: (tasks, outputs, ranks). Twice the products with slices of the
     output, but no copies of these."""
-    present = [p for p in pairs if p is not None]
-    b = present[0].a.new_zeros(len(present), outputs, len(present[0].a))
-    for own, pair in zip(b, present, strict=True):
+    b = pairs[0].a.new_zeros(len(pairs), outputs, len(pairs[0].a))
+    for own, pair in zip(b, pairs, strict=True):
         for up in pair.ups:
             own[up.rows, up.ranks] = up.b
     return b
