@@ -58,6 +58,21 @@ def llama_engine(tiny_llama: Path) -> Iterator[Engine]:
     engine.close()
 
 
+@pytest.fixture
+def loud_engine(tiny_model: Path) -> Iterator[Engine]:
+    """Each architecture with weights so large that what it says hangs on the prompt."""
+    import torch
+
+    loaded = load_tiny(tiny_model)
+    with torch.no_grad():
+        for weight in loaded.model.parameters():
+            if weight.dim() == 2:
+                weight.mul_(6)
+    engine = Engine(loaded)
+    yield engine
+    engine.close()
+
+
 def babble(loaded: LoadedModel, spoken: tuple[str, str, str, str]) -> LoadedModel:
     """Make a model with an output head of its own say these four tokens only, in answer to the whole context."""
     import torch

@@ -55,19 +55,6 @@ def plain_logprob(loaded: LoadedModel, ids: Sequence[int], labels: Sequence[int]
     return float(rows.gather(1, torch.tensor(list(labels))[:, None]).mean())
 
 
-@pytest.fixture
-def loud_engine(tiny_model: Path) -> Any:
-    """Each architecture with weights large enough that its answers depend on the whole prompt."""
-    loaded = load_tiny(tiny_model)
-    with torch.no_grad():
-        for weight in loaded.model.parameters():
-            if weight.dim() == 2:
-                weight.mul_(6)
-    engine = Engine(loaded)
-    yield engine
-    engine.close()
-
-
 async def test_answers_are_those_of_a_plain_script_with_the_same_prompt(loud_engine: Engine) -> None:
     loaded = loud_engine.loaded
     result = await answer(loud_engine, TASK, QUERIES)

@@ -33,21 +33,6 @@ VIEWS = [
 
 
 @pytest.fixture
-def loud_engine(tiny_model: Path) -> Iterator[Engine]:
-    """Each architecture with weights so large that what it says hangs on the prompt."""
-    import torch
-
-    loaded = load_tiny(tiny_model)
-    with torch.no_grad():
-        for weight in loaded.model.parameters():
-            if weight.dim() == 2:
-                weight.mul_(6)
-    engine = Engine(loaded)
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
 def digit_engine(tiny_qwen2: Path) -> Iterator[Engine]:
     """Says rows of 0 and 1 that seldom are rectangles."""
     engine = Engine(babble(load_tiny(tiny_qwen2), ("0", "1", "\n", ":")))
