@@ -5,10 +5,10 @@
 DATA holds the folders `1d-arc` and `bbh`. For each family, on one task of ten demonstrations:
 
 1. The reference (`reference_ttt`) trains once in full, in a process of its own. Its final loss on 64 separate
-   labelled items is the goal. Ours trains once, for at most twice its usual steps; the step at which its loss on
-   them has been at or below the goal at two looks in a row is the crossing. Looks (every fourth step, from a
-   quarter of the usual steps on) are not timed. Where the reference's loss is no better than the untrained
-   model's, ours is timed for all of its usual steps instead.
+   labelled items is the goal. Ours trains once, its usual steps, and where the goal is still ahead up to twice as
+   many; the step at which its loss on them has been at or below the goal at two looks in a row is the crossing.
+   Looks (ten over the usual steps, from the third on) are not timed. Where the reference's loss is no better than
+   the untrained model's, ours is timed for all of its usual steps instead.
 2. Rounds of one timing each: the reference as a process and within this one, and ours. The full run of 1 is the
    first process. Steps of one training cost the same, so what follows times a few of them: seconds = fixed part +
    steps · seconds a step, with the number of steps from 1. Ratios are taken round by round.
@@ -16,6 +16,8 @@ DATA holds the folders `1d-arc` and `bbh`. For each family, on one task of ten d
 Then steps and forward passes at fixed sizes as shares of the bf16 matrix-product peak measured in the same run
 (4 · non-embedding parameters · tokens ÷ seconds ÷ peak for a step, 2 · for a forward pass; adapters, attention
 and logits are not counted), trainings of eight tasks together, leave-one-out against ICL, and peak memory.
+
+A report that is there already is gone on with: its families are not measured again.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ from ttt.task import Demonstration, Task  # noqa: E402
 from ttt.train import Training, TrainRequest  # noqa: E402
 
 FAMILIES = "1d_move_1p,dyck_languages,1d_fill,object_counting,1d_pcopy_1c"
-HELD_OUT, LOOK_EVERY = 64, 4
+HELD_OUT, LOOKS = 64, 10
+SHORT = 2
+"""Steps of the reference in rounds after the first."""
 LONGER = 2
 """Our training may take twice its usual steps to reach the goal: the reference sees more tokens than we usually do."""
 
@@ -154,7 +158,7 @@ def family(
     whole = replace(recipe("standard", task), shots=len(task.demonstrations))
     rows = [(s.ids, s.labels) for s in islice(sequences(task, fmt, whole, 0), n * reference.BATCH)]
     job = {"model": str(source), "rows": rows, "batch": reference.BATCH, "steps": n, "of": n}
-    job["learning_rate"] = reference.LEARNING_RATE
+    job["learning_rate"] = reference.CELL_RATE if cells else reference.TEXT_RATE
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         whole_wall, full = process({**job, "out": str(folder / "reference")}, folder)
@@ -163,27 +167,28 @@ def family(
 
         ours, more, done = Ours(engine, task, "ours", folder / "ours"), True, 0
         crossing, below, last = None, 0, (before, icl_accuracy)
-        while more:
+        every = max(1, whole.steps // LOOKS)
+        while more and (done < whole.steps or crossing is None):
             _, more = ours.step()
             done += 1
-            if (done % LOOK_EVERY == 0 and done >= whole.steps // 4) or not more:
+            if (done % every == 0 and done >= 3 * every) or not more:
                 last = look(engine, task, items, "ours")
                 below = below + 1 if last[0] <= goal else 0
                 crossing = done if below == 2 and crossing is None else crossing
         ours.end()
-        usual = min(done, recipe("standard", task).steps)
+        usual = min(done, whole.steps)
         # A reference that ends worse than the untrained model sets no goal: ours then runs as it usually does.
         steps = usual if goal >= before else crossing or done
 
         found: dict[str, list[float]] = {k: [] for k in ("process", "in_process", "ours")}
         for number in range(rounds):
             if number:
-                wall, short = process({**job, "steps": 3, "out": str(folder / "short")}, folder)
-                found["process"].append(wall + (n - 3) * median(short["steps"]))
+                wall, short = process({**job, "steps": SHORT, "out": str(folder / "short")}, folder)
+                found["process"].append(wall + (n - SHORT) * median(short["steps"]))
             else:
                 found["process"].append(whole_wall)
             started = time.perf_counter()
-            peft, _, each = reference.train(reference.load(str(source)), {**job, "steps": 3})
+            peft, _, each = reference.train(reference.load(str(source)), {**job, "steps": SHORT})
             peft.save_pretrained(folder / "short")
             rest = time.perf_counter() - started - sum(each)
             del peft
@@ -328,11 +333,13 @@ def main(arguments: list[str]) -> int:
     source = resolve(options.model)
     engine = Engine(load(source))
     found = {f.name: f for f in read_families([options.data / "1d-arc", options.data / "bbh"])}
-    report: dict[str, Any] = {"model": options.model, "rounds": rounds, **sizes(engine, rounds)}
-    print(json.dumps(report, indent=1), flush=True)
-    report["families"] = {}
-    loo_ratios, memory = [], []
+    report: dict[str, Any] = _begun(options.out, {"model": options.model, "rounds": rounds})
+    if "families" not in report:
+        report |= sizes(engine, rounds) | {"families": {}}
+        print(json.dumps(report, indent=1), flush=True)
     for name in names:
+        if name in report["families"]:
+            continue
         pools = split(found[name])
         drawn = sample(pools, 10, 32, 0)
         rest = [item for item in pools.queries if item.input not in {q.input for q in drawn.queries}]
@@ -345,19 +352,32 @@ def main(arguments: list[str]) -> int:
         row["our_peak_bytes"] = peak_memory(
             options.model, drawn.task, replace(recipe("standard", drawn.task), steps=3)
         )
-        loo_ratios.append(row["loo_over_icl"])
-        memory.append(row["our_peak_bytes"] / row["reference_peak_bytes"])
         report["families"][name] = row
         print(name, json.dumps(row), flush=True)
+        rows = report["families"].values()
         for key in ("ratio_vs_process", "ratio_vs_in_process"):
-            report[key] = median([r[key] for r in report["families"].values()])
-        report["loo_over_icl_ratio"] = median(loo_ratios)
-        report["peak_memory_ratio"] = median(memory)
+            report[key] = median([r[key] for r in rows])
+        report["loo_over_icl_ratio"] = median([r["loo_over_icl"] for r in rows])
+        report["peak_memory_ratio"] = median([r["our_peak_bytes"] / r["reference_peak_bytes"] for r in rows])
         _write(report, options.out)
     _write(report, options.out)
     print_table(report)
     engine.close()
     return 0
+
+
+def _begun(file: Path | None, what: dict[str, Any]) -> dict[str, Any]:
+    """The report in `file`, if it is of the same model and number of rounds; else a new one.
+
+    Raises:
+        SystemExit: it is of another.
+    """
+    if file is None or not file.exists():
+        return what
+    report: dict[str, Any] = json.loads(file.read_text())
+    if any(report.get(key) != value for key, value in what.items()):
+        raise SystemExit(f"{file} is not a report of {what}; move it away or name another.")
+    return report
 
 
 def _write(report: dict[str, Any], file: Path | None) -> None:
