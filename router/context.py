@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from policies.cost import CostModel
 from policies.types import Policy
 from router.settings import Settings
 from store import Store
 from ttt.engine import Engine
+from ttt.train import Beginning
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Context:
     should_stop: Callable[[], bool] = lambda: False
     deadline: float = math.inf
     """`time.monotonic()` by which there must be an answer."""
+    beginnings: dict[str, Beginning] = field(default_factory=dict)
+    """Where the probe of an episode has left a training to go on."""
 
     @property
     def remaining_s(self) -> float:

@@ -35,9 +35,9 @@ from ttt.errors import Cancelled, ContextOverflow, TrainingFailed
 from ttt.icl import answer as answer_queries
 from ttt.icl import leave_one_out
 from ttt.measure import task_size
-from ttt.recipes import PROBE, fitting
+from ttt.recipes import fitting
 from ttt.task import clean_task, fingerprint
-from ttt.train import TrainRequest, TrainStep, train_adapter
+from ttt.train import Beginning, TrainRequest, TrainStep, train_adapter
 from ttt.views import consistency
 
 if TYPE_CHECKING:
@@ -207,15 +207,19 @@ def after_decide(state: State) -> str:
 
 
 async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-    """Cross-fitted evidence: short trainings on halves of the demonstrations, judged on the other halves."""
+    """Cross-fitted evidence: the first steps of trainings on halves of the demonstrations, judged on the others."""
     context, request, started = in_time(state, runtime.context), state["request"], time.perf_counter()
+    recipe = fitting(request.recipes, state["task"])
 
     def emit(step: TrainStep) -> None:
         runtime.stream_writer(events.TrainingStep("probe", step.step, step.of, step.loss))
 
+    def begun(there: Beginning) -> None:
+        context.beginnings[request.episode_id] = there
+
     try:
         evidence = await cross_fit(
-            context.engine, state["task"], PROBE, request.seed, emit, context.should_stop
+            context.engine, state["task"], recipe, request.seed, emit, context.should_stop, begun
         )
     except (TrainingFailed, ContextOverflow) as error:
         seconds = time.perf_counter() - started
@@ -226,7 +230,8 @@ async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     context.costs.observe("train", evidence.tokens, evidence.train_s)
     complete = measured.with_probe(state["signals"], evidence)
     detail = {
-        "recipe": PROBE.id,
+        "recipe": recipe.id,
+        "steps": recipe.probed,
         "tokens": evidence.tokens,
         "training_s": evidence.train_s,
         "correct_before": list(evidence.correct_before),
@@ -263,7 +268,8 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             return {"trained": ref, "steps": [step]}
         beat = time.monotonic()
         with context.store.adapters.stage() as staged:
-            asked = TrainRequest(state["task"], recipe, request.seed, staged, f"train-{key.hash[:16]}")
+            name, begin = f"train-{key.hash[:16]}", context.beginnings.pop(request.episode_id, None)
+            asked = TrainRequest(state["task"], recipe, request.seed, staged, name, begin)
             report = await train_adapter(context.engine, asked, emit, context.should_stop)
             plain = {"losses": list(report.losses), "seconds": report.seconds, "tokens": report.tokens}
             hashes = demonstration_hashes(state["task"])
@@ -287,6 +293,7 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     detail = {
         "recipe": recipe.id,
         "steps": len(report.losses),
+        "of_these_by_probe": 0 if begin is None else len(begin.losses),
         "tokens": report.tokens,
         "first_loss": report.losses[0],
         "last_loss": report.losses[-1],
@@ -307,8 +314,9 @@ async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     assert trained is not None
     if evidence is None and len(state["task"].demonstrations) >= MIN_DEMONSTRATIONS:
         seed, stop = state["request"].seed, context.should_stop
+        recipe = fitting(state["request"].recipes, state["task"])
         try:
-            evidence = await cross_fit(context.engine, state["task"], PROBE, seed, should_stop=stop)
+            evidence = await cross_fit(context.engine, state["task"], recipe, seed, should_stop=stop)
             verdict = _verdict(evidence, state)
         except (TrainingFailed, ContextOverflow) as error:
             verdict = Verdict(False, f"There is no evidence to judge it by: {error}", 0)

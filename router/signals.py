@@ -12,7 +12,7 @@ from router.state import State
 from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult
 from ttt.icl import BATCH, BATCH_TOKENS, ICLResult, Judged
 from ttt.measure import TaskSize
-from ttt.recipes import PROBE, Recipe
+from ttt.recipes import Recipe
 from ttt.task import Task
 from ttt.views import Consistency
 
@@ -73,8 +73,11 @@ def with_probe(signals: Signals, evidence: CrossFitResult) -> Signals:
     )
 
 
-def expected_costs(costs: CostModel, size: TaskSize, n_queries: int, recipe: Recipe) -> Costs:
-    """Seconds of what may still be paid, on this machine."""
+def expected_costs(
+    costs: CostModel, size: TaskSize, n_queries: int, recipe: Recipe, *, probed: bool = True
+) -> Costs:
+    """Seconds of what may still be paid, on this machine; of a training, what is left of it after a probe, or with
+    `probed` false all of it."""
     batches = max(math.ceil(n_queries / BATCH), math.ceil(size.query_tokens / BATCH_TOKENS))
     return costs.costs(
         Sizes(
@@ -82,8 +85,8 @@ def expected_costs(costs: CostModel, size: TaskSize, n_queries: int, recipe: Rec
             prefix_tokens=size.prefix_tokens,
             query_tokens=size.query_tokens,
             decode_steps=batches * size.longest_answer,
-            probe_train_tokens=size.probe_tokens(PROBE),
-            train_tokens=size.train_tokens(recipe),
+            probe_train_tokens=size.probe_tokens(recipe),
+            train_tokens=size.rest_tokens(recipe) if probed else size.train_tokens(recipe),
         )
     )
 
@@ -93,7 +96,8 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     training that this answer does not wait for."""
     request, size = state["request"], state["size"]
     n = size.n_demonstrations
-    expected = expected_costs(costs, size, len(request.queries), recipe)
+    probed = request.arm == "auto"
+    expected = expected_costs(costs, size, len(request.queries), recipe, probed=probed)
     trains = n > 0 and request.when == "wait" and expected.train_s + expected.answer_s < remaining_s
     probes = trains and expected.probe_s + expected.train_s + expected.answer_s < remaining_s
     feasible = ["icl" if n else "zero-shot"]

@@ -2,7 +2,9 @@
 
 Train on half, judge the other half, swap: each demonstration is judged once, by an adapter and in a
 context that have not seen it, beside the base model in the same context. Both halves train at the same
-time and share their passes.
+time and share their passes. They take the first steps of the recipe whose use is in question, and the mean of
+both adapters is where the training on all demonstrations goes on: evidence costs nothing more where it is
+followed, and a fraction where it is not.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ttt.icl import judge
 from ttt.recipes import Recipe
 from ttt.rounds import all_ended
 from ttt.task import Task
-from ttt.train import TrainRequest, TrainStep, train_adapter
+from ttt.train import Beginning, TrainRequest, TrainStep, average, train_adapter
 
 MIN_DEMONSTRATIONS = 4
 """With fewer, a half has one demonstration and nothing can be learned from its order."""
@@ -48,8 +50,12 @@ async def cross_fit(
     seed: int,
     emit: Callable[[TrainStep], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
+    begun: Callable[[Beginning], None] = lambda _: None,
 ) -> CrossFitResult:
-    """Two folds of `recipe`, each on one half of the demonstrations.
+    """Two folds of `recipe`, `recipe.probed` steps each on one half of the demonstrations.
+
+    Args:
+        begun: gets where a training of the same recipe and seed on all demonstrations can go on.
 
     Raises:
         TaskError: fewer than four demonstrations.
@@ -72,13 +78,13 @@ async def cross_fit(
     done = itertools.count(1)
 
     def emit_either(step: TrainStep) -> None:
-        emit(TrainStep(next(done), 2 * recipe.steps, step.loss))
+        emit(TrainStep(next(done), 2 * recipe.probed, step.loss))
 
     try:
         reports = await all_ended(
             train_adapter(
                 engine,
-                TrainRequest(part, recipe, seed, None, name),
+                TrainRequest(part, recipe, seed, None, name, pause_at=recipe.probed),
                 emit_either,
                 should_stop,
                 keep=True,
@@ -89,6 +95,8 @@ async def cross_fit(
             await judge(engine, part, held, adapter=name)
             for part, held, name in zip(parts, held_out, names, strict=True)
         ]
+        reached = [report.reached for report in reports if report.reached is not None]
+        begun(await engine.run(lambda _: average(reached)))
     finally:
         await engine.run(partial(_drop, names=names))
     before: dict[int, tuple[bool, float]] = {}

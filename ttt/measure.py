@@ -36,7 +36,14 @@ class TaskSize:
         """Tokens that both halves of the cross-fitted probe train on; 0 where it is not feasible."""
         if self.n_demonstrations < MIN_DEMONSTRATIONS:
             return 0
-        return 2 * _tokens(recipe, self.n_demonstrations // 2, self.prefix_tokens // 2)
+        first = recipe.with_steps(recipe.probed)
+        return 2 * _tokens(first, self.n_demonstrations // 2, self.prefix_tokens // 2)
+
+    def rest_tokens(self, recipe: Recipe) -> int:
+        """Tokens of a training that goes on from the probe; of all of it where there is none."""
+        if self.n_demonstrations < MIN_DEMONSTRATIONS:
+            return self.train_tokens(recipe)
+        return self.train_tokens(recipe.with_steps(max(1, recipe.steps - recipe.probed)))
 
 
 def _tokens(recipe: Recipe, n_demonstrations: int, prefix_tokens: int) -> int:

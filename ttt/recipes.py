@@ -42,6 +42,9 @@ class Recipe:
     left to learn is noise, and going on costs seconds. 0 never ends early."""
     batch: int = 1
     """Sequences a step."""
+    probe_steps: int = 8
+    """How many of the steps the probe takes, on either half of the demonstrations: the beginning of the training
+    that goes on from them (see `crossfit`)."""
     warmup: float = 0.1
     """Share of the steps with a rising rate; cosine decay after."""
     weight_decay: float = 0.0
@@ -85,6 +88,11 @@ class Recipe:
     def with_steps(self, steps: int) -> Recipe:
         return replace(self, steps=steps)
 
+    @property
+    def probed(self) -> int:
+        """Steps of a probe: `probe_steps`, but at least one is left to the training on all demonstrations."""
+        return max(1, min(self.probe_steps, self.steps - 1))
+
 
 def _one_of(literal: Any) -> tuple[Any, str]:
     return (lambda value: value in get_args(literal)), " or ".join(get_args(literal))
@@ -104,6 +112,7 @@ RANGES: dict[str, tuple[Any, str]] = {
     "targets": (lambda value: len(value) > 0, "a list of at least one layer, such as q_proj"),
     "learning_rate": _POSITIVE,
     "steps": _COUNT,
+    "probe_steps": _COUNT,
     "stop_loss": _NOT_NEGATIVE,
     "batch": _COUNT,
     "warmup": (lambda value: 0 <= value <= 1, "a share from 0 to 1"),
@@ -126,12 +135,12 @@ CELLS = Recipe(
     "standard",
     learning_rate=2e-3,
     steps=40,
+    probe_steps=10,
     shots=10,
     augmentations=("order", "symbols", "symmetry", "shift"),
 )
 """Permuted symbols, mirrored and shifted cells make every step a new task, which bears twice the rate and more
 steps; sequences as long as the prompt that is answered generalise better than twice as many of half the length."""
-PROBE = Recipe("probe", learning_rate=1e-3, steps=8)
 
 
 def _derived(name: str, **values: Any) -> tuple[Recipe, Recipe]:
@@ -139,7 +148,7 @@ def _derived(name: str, **values: Any) -> tuple[Recipe, Recipe]:
 
 
 _QUICK = (
-    replace(TEXT, name="quick", steps=TEXT.steps // 2),
+    replace(TEXT, name="quick", steps=TEXT.steps // 2, probe_steps=TEXT.probe_steps // 2),
     replace(CELLS, name="quick", steps=CELLS.steps // 2),
 )
 """Half the steps of `standard`."""
@@ -156,6 +165,7 @@ _BBH = Recipe(
     alpha=64,
     learning_rate=1e-3,
     steps=8,
+    probe_steps=3,
     stop_loss=0.0,
     batch=5,
     shots=10,
@@ -172,6 +182,7 @@ _ARC = Recipe(
     targets=("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"),
     learning_rate=1e-3,
     steps=250,
+    probe_steps=25,
     stop_loss=0.0,
     batch=2,
     shots=100,

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ttt.dataset import Sequence, sequences
 from ttt.engine import Bench, Engine, Priority
@@ -25,6 +25,9 @@ from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe
 from ttt.task import Task
 
+if TYPE_CHECKING:
+    import torch
+
 EXPLODED = 20.0
 """A loss (nats a token) above this, or above thrice the first, is an explosion: a uniform guess over
 a vocabulary of 150,000 costs 12."""
@@ -32,6 +35,28 @@ a vocabulary of 150,000 costs 12."""
 
 STOP_WINDOW = 8
 """Steps whose mean loss is held against the recipe's `stop_loss`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Beginning:
+    """Where a training goes on from: the state that another of the same recipe and seed has reached, or the
+    average of several (see `average`). Live tensors, for the engine's thread."""
+
+    weights: torch.Tensor
+    """(parameters,), float32."""
+    moments: dict[str, torch.Tensor]
+    """AdamW's, by its own names."""
+    losses: tuple[float, ...]
+    """Of the steps already taken; the schedule goes on behind them."""
+
+
+def average(parts: Many[Beginning]) -> Beginning:
+    """The mean of trainings from one initialisation on different demonstrations (federated averaging,
+    arXiv 1602.05629): as long as they are short they stay close enough for their mean to have what all learned."""
+    n, steps = len(parts), min(len(p.losses) for p in parts)
+    moments = {key: sum(p.moments[key] for p in parts) / n for key in parts[0].moments}
+    losses = tuple(math.fsum(p.losses[i] for p in parts) / n for i in range(steps))
+    return Beginning(sum(p.weights for p in parts) / n, moments, losses)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +70,10 @@ class TrainRequest:
     """Where the adapter is written; None trains one that is only used in place."""
     name: str
     """Under which the engine knows the adapter while it is attached."""
+    begin: Beginning | None = None
+    """Go on from here, behind its steps; None starts from nothing."""
+    pause_at: int | None = None
+    """Take only so many of the recipe's steps; `TrainReport.reached` is then where to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +92,15 @@ class TrainReport:
     recipe: str
     seed: int
     losses: tuple[float, ...]
-    """Mean over labelled tokens, nats, step by step."""
+    """Mean over labelled tokens, nats, step by step; those of `TrainRequest.begin` first."""
     tokens: int
-    """All tokens run, padding not counted."""
+    """All tokens run here, padding not counted."""
     labelled_tokens: int
     seconds: float
     """Of computing; where passes were shared, its share by tokens."""
     trainable_parameters: int
+    reached: Beginning | None = field(default=None, compare=False, repr=False)
+    """Where a training that was asked to pause stands."""
 
 
 async def train_adapter(
@@ -80,7 +111,7 @@ async def train_adapter(
     *,
     keep: bool = False,
 ) -> TrainReport:
-    """Train a fresh LoRA adapter on the task's demonstrations.
+    """Train a LoRA adapter on the task's demonstrations.
 
     Trainings that run at the same time on one engine share their passes (see `rounds`). With `keep` the
     adapter stays attached under `request.name`; otherwise it is detached at the end, and always after a
@@ -124,8 +155,10 @@ class Training:
         self.request, self.stream, self.should_stop = request, stream, should_stop
         self.tokens = self.labelled = self.trainable = 0
         self.seconds = 0.0
-        self.losses: list[float] = []
+        self.losses: list[float] = list(request.begin.losses) if request.begin else []
+        self.until = min(request.recipe.steps, request.pause_at or request.recipe.steps)
         self.attached = False
+        self.reached: Beginning | None = None
 
     def start(self, bench: Bench) -> None:
         import torch
@@ -143,6 +176,11 @@ class Training:
             [self.master], lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
         self.trainable = self.master.numel()
+        if request.begin is not None:
+            with torch.no_grad():
+                self.master.copy_(request.begin.weights)
+                self.weights.flat.copy_(self.master)
+            self.optimizer.state[self.master] = {k: v.clone() for k, v in request.begin.moments.items()}
         self.seconds += time.perf_counter() - started
 
     def batch(self) -> list[Sequence]:
@@ -173,7 +211,7 @@ class Training:
         self.seconds += seconds + time.perf_counter() - started
         last = self.losses[-STOP_WINDOW:]
         learned = len(last) == STOP_WINDOW and sum(last) / STOP_WINDOW < recipe.stop_loss
-        return TrainStep(step + 1, recipe.steps, loss), step + 1 < recipe.steps and not learned
+        return TrainStep(step + 1, recipe.steps, loss), step + 1 < self.until and not learned
 
     def failed(self, error: Exception, batch: Many[Sequence]) -> Exception:
         """The error to tell when a pass over `batch` alone raised `error`."""
@@ -197,6 +235,9 @@ class Training:
             )
         if self.request.folder is not None:
             bench.slots.save(self.request.name, self.request.folder)
+        if self.request.pause_at is not None:
+            moments = dict(self.optimizer.state[self.master])
+            self.reached = Beginning(self.master.detach(), moments, tuple(self.losses))
         del self.optimizer, self.master, self.weights
         self.seconds += time.perf_counter() - started
 
@@ -215,6 +256,7 @@ class Training:
             self.labelled,
             self.seconds,
             self.trainable,
+            self.reached,
         )
 
     def _update(self, recipe: Recipe) -> None:

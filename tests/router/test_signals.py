@@ -24,7 +24,6 @@ from tests.router.conftest import OTHER, QUICK, ok_task
 from ttt.crossfit import CrossFitResult
 from ttt.icl import BATCH, Answer, ICLResult, Judged
 from ttt.measure import TaskSize
-from ttt.recipes import PROBE
 from ttt.task import Demonstration, Query, Task
 from ttt.views import Consistency
 from ttt.vote import agreement
@@ -96,8 +95,10 @@ def test_expected_costs_are_those_of_the_sizes_in_tokens() -> None:
     costs = CostModel.guess(10**8)
     n_queries = BATCH + 1
     got = expected_costs(costs, SIZE, n_queries, QUICK)
-    sizes = Sizes(4, 100, 60, 2 * 3, SIZE.probe_tokens(PROBE), SIZE.train_tokens(QUICK))
+    sizes = Sizes(4, 100, 60, 2 * 3, SIZE.probe_tokens(QUICK), SIZE.rest_tokens(QUICK))
     assert got == costs.costs(sizes)
+    alone = expected_costs(costs, SIZE, n_queries, QUICK, probed=False)
+    assert got.train_s < alone.train_s < got.probe_s + got.train_s + 1e-9, "a probe is part of the training"
     assert got.train_s > expected_costs(costs, SIZE, n_queries, OTHER).train_s, "more steps cost more"
     assert expected_costs(costs, SIZE, 1, QUICK).answer_s < got.answer_s
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 
@@ -14,9 +15,9 @@ from ttt.engine import Engine
 from ttt.errors import Cancelled, NonFiniteLoss, TaskError
 from ttt.icl import judge
 from ttt.task import Demonstration, Task
-from ttt.train import TrainStep
+from ttt.train import Beginning, TrainRequest, TrainStep, train_adapter
 
-SHORT = replace(SMALL, steps=3)
+SHORT = replace(SMALL, steps=4, probe_steps=3)
 
 
 def halves(task: Task, seed: int) -> tuple[set[int], set[int]]:
@@ -77,6 +78,30 @@ async def test_one_task_can_be_probed_by_two_callers_at_once(llama_engine: Engin
     assert await llama_engine.run(lambda bench: bench.slots.names) == ()
 
 
+async def test_the_training_goes_on_from_the_mean_of_both_halves(llama_engine: Engine) -> None:
+    """The steps of the probe count, and what it has learned is there."""
+    task, recipe = letters_task(6), replace(SMALL, steps=12, probe_steps=8, stop_loss=0.0)
+    found: list[Beginning] = []
+    await cross_fit(llama_engine, task, recipe, 0, begun=found.append)
+    (begin,) = found
+    assert len(begin.losses) == recipe.probed == 8
+    rest = await train_adapter(llama_engine, TrainRequest(task, recipe, 0, None, "a", begin))
+    alone = await train_adapter(llama_engine, TrainRequest(task, recipe, 0, None, "a"))
+    assert rest.losses[:8] == begin.losses and len(rest.losses) == len(alone.losses) == 12
+    assert rest.tokens * 2 < alone.tokens, "only its own steps are counted"
+    assert rest.losses[8] < alone.losses[0] * 0.8
+    assert mean(rest.losses[8:]) == pytest.approx(mean(alone.losses[8:]), rel=0.35)
+
+
+async def test_a_probe_leaves_a_step_to_the_training(llama_engine: Engine) -> None:
+    task, recipe = letters_task(4), replace(SMALL, steps=2, probe_steps=8)
+    found: list[Beginning] = []
+    await cross_fit(llama_engine, task, recipe, 0, begun=found.append)
+    assert recipe.probed == 1
+    report = await train_adapter(llama_engine, TrainRequest(task, recipe, 0, None, "a", found[0]))
+    assert len(report.losses) == 2
+
+
 async def test_too_few_demonstrations_are_told_with_their_number(llama_engine: Engine) -> None:
     with pytest.raises(TaskError, match="at least 4 demonstrations, the task has 3; add some"):
         await cross_fit(llama_engine, letters_task(3), SHORT, 0)
@@ -87,7 +112,7 @@ async def test_a_training_that_fails_or_is_cancelled_leaves_nothing(llama_engine
     with pytest.raises(NonFiniteLoss):
         await cross_fit(llama_engine, letters_task(4), replace(SHORT, learning_rate=1e30), 0)
     steps: list[TrainStep] = []
-    endless = replace(SHORT, steps=100_000, stop_loss=0.0)
+    endless = replace(SHORT, steps=100_000, probe_steps=100_000, stop_loss=0.0)
     with pytest.raises(Cancelled):
         await cross_fit(llama_engine, letters_task(4), endless, 0, steps.append, lambda: len(steps) >= 3)
     assert await llama_engine.run(lambda bench: bench.slots.names) == ()

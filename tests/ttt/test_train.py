@@ -24,7 +24,7 @@ from ttt.gradients import FusedAdapter, PeftAdapter, batch_loss, trainable
 from ttt.prompts import PromptFormat
 from ttt.recipes import RECIPES, recipe
 from ttt.task import Demonstration, Task
-from ttt.train import TrainReport, TrainRequest, TrainStep, rate_factor, train_adapter
+from ttt.train import Training, TrainReport, TrainRequest, TrainStep, average, rate_factor, train_adapter
 
 TASK = letters_task(6)
 IDS = torch.arange(3, 43)[None]  # (1, 40)
@@ -325,3 +325,31 @@ def test_recipes_are_found_by_name_and_told_apart_by_hash() -> None:
     assert standard.id != recipe("standard", cells).id
     with pytest.raises(TaskError, match="Unknown recipe 'none'; choose one of: quick, standard"):
         recipe("none", texts)
+
+
+async def test_a_training_that_paused_goes_on_where_it_stood(llama_engine: Engine) -> None:
+    """Same weights, same moments, same place in the schedule; the sequences are drawn anew."""
+    whole = replace(SMALL, steps=6, stop_loss=0.0)
+    part = await train_adapter(llama_engine, TrainRequest(TASK, whole, 0, None, "a", pause_at=4))
+    assert part.reached is not None and len(part.losses) == 4
+    begin = average([part.reached, part.reached])
+    assert begin.losses == part.reached.losses and torch.equal(begin.weights, part.reached.weights)
+    kept = begin.weights.clone()
+
+    training = Training(TrainRequest(TASK, whole, 0, None, "b", begin), iter(()), lambda: False)
+
+    def start(bench: Bench) -> tuple[torch.Tensor, float, float]:
+        training.start(bench)
+        flat = training.weights.flat.clone()
+        training.done(0.5, [], 1, 0.0)  # an update without a gradient: momentum alone moves the weights
+        moved = (training.weights.flat - flat).abs().max().item()
+        rate = training.optimizer.param_groups[0]["lr"]
+        training.drop(bench)
+        return flat, moved, rate
+
+    flat, moved, rate = await llama_engine.run(start)
+    assert torch.equal(flat, kept.to(flat.dtype))
+    assert moved > 0 and rate == pytest.approx(whole.learning_rate * rate_factor(4, whole))
+    assert torch.equal(begin.weights, kept), "a beginning can be used again"
+    rest = await train_adapter(llama_engine, TrainRequest(TASK, whole, 0, None, "a", begin))
+    assert len(rest.losses) == 6 and rest.losses[:4] == part.losses and rest.reached is None
