@@ -9,6 +9,7 @@ be trained in one pass, each on its own rows. Gradients equal PEFT's up to round
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,14 +56,19 @@ class _Kept:
 
 @torch.no_grad()
 def loss_and_gradients(
-    decoder: Decoder, tasks: Many[tuple[LoraWeights, Many[Sequence]]]
+    decoder: Decoder,
+    tasks: Many[tuple[LoraWeights, Many[Sequence]]],
+    between: Callable[[], None] = lambda: None,
 ) -> list[tuple[float, int]]:
     """Run each task's sequences with its own adapter, all in one pass; overwrite the adapters' `grads`.
+
+    Args:
+        between: called between layers; what it raises ends the pass.
 
     Returns:
         For each task its mean cross-entropy over labelled tokens, nats, and their number.
     """
-    pass_ = _Pass(decoder, tasks)
+    pass_ = _Pass(decoder, tasks, between)
     x = pass_.forward()
     losses, dx = pass_.loss(x)
     pass_.backward(dx)
@@ -70,8 +76,13 @@ def loss_and_gradients(
 
 
 class _Pass:
-    def __init__(self, decoder: Decoder, tasks: Many[tuple[LoraWeights, Many[Sequence]]]) -> None:
-        self.decoder = decoder
+    def __init__(
+        self,
+        decoder: Decoder,
+        tasks: Many[tuple[LoraWeights, Many[Sequence]]],
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.decoder, self.between = decoder, between
         self.loras = [lora for lora, _ in tasks]
         self.rows: list[slice] = []
         self.spans: list[slice] = []
@@ -111,6 +122,7 @@ class _Pass:
         decoder = self.decoder
         x = decoder.embed(self.ids)
         for index, layer in enumerate(decoder.layers):
+            self.between()
             low: dict[int, list[Tensor | None]] = {}
             h, rstd = rms_norm(x, layer.attention_norm)
             raw_q, raw_k, v = decoder.heads_of(self.linear(h, index, 0, low))
@@ -226,6 +238,7 @@ class _Pass:
         dh = torch.empty_like(h)
         step = max(1, LOGITS // len(decoder.head))
         for start in range(0, len(h), step):
+            self.between()
             part = slice(start, start + step)
             logits = F.linear(h[part], decoder.head).float()
             norm = logits.logsumexp(-1, keepdim=True)
@@ -245,6 +258,7 @@ class _Pass:
     def backward(self, dx: Tensor) -> None:
         decoder = self.decoder
         for index in reversed(range(len(decoder.layers))):
+            self.between()
             layer, kept = decoder.layers[index], self.tape.pop()
             d = dx
             if layer.mlp_post is not None and kept.down_rstd is not None:

@@ -2,7 +2,8 @@
 
 Adapter choice is a property of the whole model, so only the owner thread touches it. Callers hand over
 *slices* (one decode batch, one training step), each of which chooses its adapter anew; between two
-slices anybody else's may run, answers before training.
+slices anybody else's may run, answers before training. A long slice that leaves the model's own adapters alone
+lets answers run in its middle, too (`Bench.give_way`).
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ class Bench:
     """The model's weights fused for speed; None where transformers runs it."""
     decoding: Decoder | None
     """The same in the type that decodes faster."""
+    give_way: Callable[[Priority], float] = lambda _: 0.0
+    """Runs the slices that wait and go before this priority, now; how many seconds they took. Not within
+    `slots.active`: they choose adapters of their own."""
 
     def fused_lora(self, adapter: str) -> dict[str, Plain] | None:
         """The adapter's weights where both it and the model can run fused, else None."""
@@ -89,7 +93,7 @@ class Engine:
         decoder = read(loaded.model)
         remembered = default_cache_dir() / "decoding.json"
         decoding = None if decoder is None else decoding_decoder(decoder, remembered)
-        self._bench = Bench(loaded, AdapterSlots(loaded.model), decoder, decoding)
+        self._bench = Bench(loaded, AdapterSlots(loaded.model), decoder, decoding, self._give_way)
         self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._count = itertools.count()
         self._attached: dict[str, None] = {}
@@ -162,6 +166,19 @@ class Engine:
         self._closed = True
         self._queue.put((int(max(Priority)) + 1, next(self._count), None))
         self._thread.join(timeout=60)
+
+    def _give_way(self, priority: Priority) -> float:
+        started = time.perf_counter()
+        while True:
+            try:
+                first = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if first[0] >= priority or first[2] is None:
+                self._queue.put(first)
+                break
+            first[2]()
+        return time.perf_counter() - started
 
     def _work(self) -> None:
         while True:

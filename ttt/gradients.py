@@ -6,6 +6,7 @@ transformers and PEFT.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from typing import TYPE_CHECKING, Protocol
 
@@ -37,13 +38,21 @@ def trainable(bench: Bench, name: str) -> Trainable:
     return PeftAdapter(bench, name) if lora is None else FusedAdapter(bench, name, lora)
 
 
-def losses(bench: Bench, steps: Many[tuple[Trainable, Many[Sequence]]]) -> list[tuple[float, int]]:
-    """`loss` of several adapters, each on its own batch: in one pass where all are fused."""
+def losses(
+    bench: Bench,
+    steps: Many[tuple[Trainable, Many[Sequence]]],
+    between: Callable[[], None] = lambda: None,
+) -> list[tuple[float, int]]:
+    """`loss` of several adapters, each on its own batch: in one pass where all are fused.
+
+    Args:
+        between: called between layers where they are fused; what it raises ends the pass.
+    """
     from ttt.backward import loss_and_gradients
 
     fused = [(adapter.weights, batch) for adapter, batch in steps if isinstance(adapter, FusedAdapter)]
-    if len(fused) == len(steps) > 1 and bench.decoder is not None:
-        return loss_and_gradients(bench.decoder, fused)
+    if len(fused) == len(steps) and bench.decoder is not None:
+        return loss_and_gradients(bench.decoder, fused, between)
     return [adapter.loss(bench, batch) for adapter, batch in steps]
 
 
@@ -66,7 +75,7 @@ class FusedAdapter:
 
 
 class PeftAdapter:
-    """Through autograd."""
+    """Through autograd, in one go: the model itself wears the adapter meanwhile."""
 
     def __init__(self, bench: Bench, name: str) -> None:
         import torch

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 from ttt.engine import Bench, Engine, Priority
 from ttt.errors import Cancelled, ContextOverflow
 from ttt.prompts import PromptFormat, Segment, select
 from ttt.task import Demonstration, Query, Task
+
+T = TypeVar("T")
 
 BATCH = 32
 """Queries decoded together at most."""
@@ -275,17 +278,30 @@ def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]
         yield batch
 
 
-async def leave_one_out(engine: Engine, task: Task, *, priority: Priority = Priority.SIGNALS) -> Judged:
-    """Predict each demonstration from all others, by forward passes alone.
+async def leave_one_out(
+    engine: Engine,
+    task: Task,
+    *,
+    priority: Priority = Priority.SIGNALS,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Judged:
+    """Predict each demonstration from all others, by forward passes alone: one slice of work each.
 
     Contexts are built by halving: one half is put before the other's demonstrations, and so on, so that
     n demonstrations cost about n·log₂n segments instead of n². No context ever held the judged one.
     Where the demonstrations do not fit in the model's context together, a fixed random choice of them
     makes up the contexts.
 
+    Args:
+        should_stop: asked before each forward pass.
+
     Raises:
         ContextOverflow: a demonstration does not fit at all.
+        Cancelled: `should_stop` said so.
     """
+    from ttt.generate import Known, score
+    from ttt.tree import Append
+
     fmt = PromptFormat(engine.loaded.tokenizer, task)
     segments = [fmt.segment(d) for d in task.demonstrations]
     if not segments:
@@ -293,37 +309,40 @@ async def leave_one_out(engine: Engine, task: Task, *, priority: Priority = Prio
     budget = engine.loaded.context_length - len(fmt.head()) - max(map(len, segments))
     usable = set(shown_order(segments, budget))
 
-    def work(bench: Bench) -> Judged:
-        from ttt.generate import Known, score
-        from ttt.tree import Append
+    async def run(slice_: Callable[[Bench], T]) -> T:
+        if should_stop():
+            raise Cancelled("Leave-one-out was cancelled; ask again.")
 
-        with bench.slots.active(None):
-            root = _Prefixes(bench, fmt, [fmt.head()], None)
-            leaves: dict[int, int] = {}
-            level = [(root.nodes[0], list(range(len(segments))))]
-            while level:
-                below: list[tuple[int, list[int]]] = []
-                grown: list[Append] = []
-                for node, members in level:
-                    if len(members) == 1:
-                        leaves[members[0]] = node
-                        continue
-                    left, right = members[: len(members) // 2], members[len(members) // 2 :]
-                    for context, judged in ((right, left), (left, right)):
-                        tokens = [t for i in context if i in usable for t in segments[i].ids]
-                        child = root.tree.child(node) if tokens else node
-                        if tokens:
-                            grown.append(Append(child, tokens))
-                        below.append((child, judged))
-                if grown:
-                    root.tree.append(grown)
-                level = below
-            order = sorted(leaves)
-            known = [(leaves[i], Known(segments[i].question, segments[i].answer, fmt.ending)) for i in order]
-            scores = score(root.tree, known, root.stopper)
-        return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
+        def plain(bench: Bench) -> T:
+            with bench.slots.active(None):
+                return slice_(bench)
 
-    return await engine.run(work, priority)
+        return await engine.run(plain, priority)
+
+    root = await run(lambda bench: _Prefixes(bench, fmt, [fmt.head()], None))
+    leaves: dict[int, int] = {}
+    level = [(root.nodes[0], list(range(len(segments))))]
+    while level:
+        below: list[tuple[int, list[int]]] = []
+        grown: list[Append] = []
+        for node, members in level:
+            if len(members) == 1:
+                leaves[members[0]] = node
+                continue
+            left, right = members[: len(members) // 2], members[len(members) // 2 :]
+            for context, judged in ((right, left), (left, right)):
+                tokens = [t for i in context if i in usable for t in segments[i].ids]
+                child = root.tree.child(node) if tokens else node
+                if tokens:
+                    grown.append(Append(child, tokens))
+                below.append((child, judged))
+        if grown:
+            await run(lambda _, grown=grown: root.tree.append(grown))  # type: ignore[misc]
+        level = below
+    order = sorted(leaves)
+    known = [(leaves[i], Known(segments[i].question, segments[i].answer, fmt.ending)) for i in order]
+    scores = await run(lambda _: score(root.tree, known, root.stopper))
+    return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
 
 
 async def judge(

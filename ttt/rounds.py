@@ -2,7 +2,8 @@
 
 A short step uses a processor badly. Steps of different adapters run as one pass of packed tokens, where
 each token meets its own task's adapter, and each training keeps its own optimiser, rate and end. Whoever
-trains alone has the round to himself. Between two rounds anybody's answers may run.
+trains alone has the round to himself. Between two rounds, and between the layers of a fused one, anybody's
+answers may run.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class Member(Protocol):
     weights: Trainable
     send: Callable[[Any], None]
     """Gets each result of `done`, then None; or the error that ended it."""
+
+    def check(self) -> None:
+        """Asked before each step and between its layers. What it raises ends this training."""
+        ...
 
     def batch(self) -> list[Sequence]:
         """The next step's sequences. What it raises ends this training."""
@@ -101,6 +106,7 @@ class Rounds:
             if group and tokens >= ROUND_TOKENS:
                 break
             try:
+                member.check()
                 batch = member.batch()
             except Exception as error:  # handed to whoever waits for this training
                 self._end(member, error)
@@ -115,11 +121,19 @@ class Rounds:
         self._queue_round()
 
     def _step(self, bench: Bench, group: list[tuple[Member, list[Sequence]]]) -> None:
+        from ttt.engine import Priority
         from ttt.gradients import losses
 
-        started = time.perf_counter()
+        started, given_s = time.perf_counter(), 0.0
+
+        def between() -> None:
+            nonlocal given_s
+            given_s += bench.give_way(Priority.TRAINING)
+            for member, _ in group:
+                member.check()
+
         try:
-            found = losses(bench, [(member.weights, batch) for member, batch in group])
+            found = losses(bench, [(member.weights, batch) for member, batch in group], between)
         except Exception as error:  # handed on, or tried again one by one
             if len(group) == 1:
                 self._end(group[0][0], group[0][0].failed(error, group[0][1]))
@@ -127,7 +141,7 @@ class Rounds:
                 for pair in group:
                     self._step(bench, [pair])
             return
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - given_s
         share = [sum(len(s.ids) for s in batch) for _, batch in group]
         for (member, batch), (loss, labelled), own in zip(group, found, share, strict=True):
             try:

@@ -119,7 +119,7 @@ async def train_adapter(
 
     Args:
         emit: gets each step after it was made.
-        should_stop: asked before each step, on the engine's thread.
+        should_stop: asked before each step and, of known decoders, between its layers, on the engine's thread.
 
     Raises:
         TaskError: no demonstrations.
@@ -183,13 +183,15 @@ class Training:
             self.optimizer.state[self.master] = {k: v.clone() for k, v in request.begin.moments.items()}
         self.seconds += time.perf_counter() - started
 
-    def batch(self) -> list[Sequence]:
-        done, recipe = len(self.losses), self.request.recipe
+    def check(self) -> None:
         if self.should_stop():
             raise Cancelled(
-                f"Training was cancelled after {done} of {recipe.steps} steps; the model is unchanged."
+                f"Training was cancelled after {len(self.losses)} of {self.request.recipe.steps} steps; the model "
+                "is unchanged."
             )
-        return list(islice(self.stream, recipe.batch))
+
+    def batch(self) -> list[Sequence]:
+        return list(islice(self.stream, self.request.recipe.batch))
 
     def done(
         self, loss: float, batch: Many[Sequence], labelled: int, seconds: float

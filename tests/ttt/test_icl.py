@@ -211,6 +211,30 @@ async def test_no_context_holds_the_label_of_what_it_judges(loud_engine: Engine)
         )
 
 
+async def test_leave_one_out_lets_answers_in_between_its_passes_and_can_be_cancelled_there(
+    llama_engine: Engine,
+) -> None:
+    """Six demonstrations: the head, three levels of contexts and the judging."""
+    passes = 0
+
+    def count() -> bool:
+        nonlocal passes
+        passes += 1
+        return passes == 3
+
+    with pytest.raises(Cancelled, match="Leave-one-out was cancelled"):
+        await leave_one_out(llama_engine, TASK, should_stop=count)
+    assert passes == 3
+    ran: list[int] = []
+
+    def ask() -> bool:
+        llama_engine.submit(lambda bench: ran.append(1))
+        return False
+
+    found = await leave_one_out(llama_engine, TASK, should_stop=ask)
+    assert found == await leave_one_out(llama_engine, TASK) and len(ran) == 5
+
+
 async def test_leave_one_out_of_nothing_is_nothing(llama_engine: Engine) -> None:
     assert (await leave_one_out(llama_engine, Task())).correct == ()
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,8 @@ from ttt.dataset import Sequence
 from ttt.engine import Bench, Engine, Priority
 from ttt.errors import Cancelled, NonFiniteLoss
 from ttt.gradients import PeftAdapter, Trainable
+from ttt.icl import ICLResult, answer
+from ttt.task import Query
 from ttt.train import TrainReport, TrainRequest, TrainStep, train_adapter
 
 TASKS = [letters_task(5, seed) for seed in range(4)]
@@ -34,9 +39,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     real = gradients.losses
 
-    def count(bench: Bench, steps: Many[tuple[Trainable, Many[Sequence]]]) -> list[tuple[float, int]]:
+    def count(
+        bench: Bench, steps: Many[tuple[Trainable, Many[Sequence]]], between: Callable[[], None]
+    ) -> list[tuple[float, int]]:
         seen.append(len(steps))
-        return real(bench, steps)
+        return real(bench, steps, between)
 
     monkeypatch.setattr(gradients, "losses", count)
     return seen
@@ -84,10 +91,12 @@ async def test_a_pass_that_does_not_fit_is_run_one_by_one(
 ) -> None:
     real = gradients.losses
 
-    def small(bench: Bench, steps: Many[tuple[Trainable, Many[Sequence]]]) -> list[tuple[float, int]]:
+    def small(
+        bench: Bench, steps: Many[tuple[Trainable, Many[Sequence]]], between: Callable[[], None]
+    ) -> list[tuple[float, int]]:
         if len(steps) > 1:
             torch.empty(2**60, dtype=torch.uint8)  # more than any machine has
-        return real(bench, steps)
+        return real(bench, steps, between)
 
     monkeypatch.setattr(gradients, "losses", small)
     reports = await asyncio.gather(*(train_adapter(llama_engine, asked(i, tmp_path)) for i in (0, 3)))
@@ -103,6 +112,84 @@ async def test_answers_run_between_two_rounds(llama_engine: Engine, tmp_path: Pa
     await llama_engine.run(lambda bench: order.append("answer"), Priority.ANSWER)
     await training
     assert order.index("answer") < len(order) - 5
+
+
+async def test_answers_run_between_the_layers_of_a_step_and_are_those_of_an_idle_engine(
+    llama_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer with another adapter, too; the training ends with the weights that it would have had alone, and
+    does not count the answer's seconds."""
+    alone = await train_adapter(llama_engine, asked(0, tmp_path / "alone"))
+    await train_adapter(llama_engine, asked(1, tmp_path / "other"))
+    queries = [Query("abcd")]
+    idle = await answer(llama_engine, TASKS[2], queries)
+
+    async def adapted() -> ICLResult:
+        async with llama_engine.adapter(tmp_path / "other" / "1") as name:
+            return await answer(llama_engine, TASKS[1], queries, adapter=name)
+
+    idle_adapted = await adapted()
+    real, passes = gradients.losses, 0
+    inside: list[int] = []
+    passed: list[list[int]] = []
+    begun, asked_for = threading.Event(), threading.Event()
+
+    def slow(
+        bench: Bench, steps: Many[tuple[Trainable, Many[Sequence]]], between: Callable[[], None]
+    ) -> list[tuple[float, int]]:
+        nonlocal passes
+        passes += 1
+        if passes == 1:
+            begun.set()
+            assert asked_for.wait(10)
+        found = real(bench, steps, between)
+        passed.append(list(inside))
+        return found
+
+    monkeypatch.setattr(gradients, "losses", slow)
+    training = asyncio.create_task(train_adapter(llama_engine, asked(0, tmp_path / "busy")))
+    await asyncio.to_thread(begun.wait, 10)
+    first = llama_engine.submit(lambda bench: inside.append(passes) or time.sleep(1.5))  # type: ignore[func-returns-value]
+    answering = asyncio.gather(answer(llama_engine, TASKS[2], queries), adapted())
+    await asyncio.sleep(0.05)
+    asked_for.set()
+    assert await answering == [idle, idle_adapted]
+    report = await training
+    assert first.done() and passed[0] == [1], "it ran within the first pass"
+    assert report.losses == alone.losses and report.seconds < 1.5
+    file = "adapter_model.safetensors"
+    busy, still = (load_file(tmp_path / kind / "0" / file) for kind in ("busy", "alone"))
+    assert all(torch.equal(busy[key], weight) for key, weight in still.items())
+
+
+async def test_cancelling_ends_a_step_between_its_layers(
+    llama_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is cancelled in the middle of a shared pass takes none along."""
+    real, asked_in_pass = gradients.losses, 0
+    stop = threading.Event()
+
+    def stop_inside(
+        bench: Bench, steps: Many[tuple[Trainable, Many[Sequence]]], between: Callable[[], None]
+    ) -> list[tuple[float, int]]:
+        def watched() -> None:
+            nonlocal asked_in_pass
+            asked_in_pass += 1
+            if asked_in_pass == 3:
+                stop.set()
+            between()
+
+        return real(bench, steps, watched)
+
+    monkeypatch.setattr(gradients, "losses", stop_inside)
+    ended: Any = await asyncio.gather(
+        train_adapter(llama_engine, asked(0, tmp_path)),
+        train_adapter(llama_engine, asked(3, tmp_path), should_stop=stop.is_set),
+        return_exceptions=True,
+    )
+    assert isinstance(ended[0], TrainReport) and len(ended[0].losses) == 6
+    assert isinstance(ended[1], Cancelled) and "after 0 of 6" in str(ended[1])
+    assert await llama_engine.run(lambda bench: bench.slots.names) == ()
 
 
 async def test_seconds_of_a_shared_pass_are_divided(tiny_llama: Path, tmp_path: Path) -> None:

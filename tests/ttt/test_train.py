@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable
-from collections.abc import Sequence as Many
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import torch
 
 from tests.ttt.conftest import SMALL, letters_task, load_tiny
+from ttt import gradients
 from ttt import train as train_module
 from ttt.dataset import Sequence, sequences
 from ttt.engine import Bench, Engine
@@ -178,11 +177,6 @@ async def test_what_else_is_attached_does_not_change_a_training(llama_engine: En
     assert files[0] == files[1]
 
 
-def stop_after(n: int) -> Callable[[], bool]:
-    answers = iter([False] * n)
-    return lambda: next(answers, True)
-
-
 async def fails(engine: Engine, folder: Path, error: type[Exception], match: str, **how: object) -> None:
     """Run a training that fails; check that nothing of it is left."""
     base, digest = await logits(engine), await engine.base_hash()
@@ -211,23 +205,35 @@ async def test_an_exploding_loss_is_told_with_its_value(
     llama_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[float] = []
-    real = FusedAdapter.loss
+    real = gradients.losses
 
-    def explode(self: FusedAdapter, bench: Bench, batch: Many[Sequence]) -> tuple[float, int]:
-        loss, n = real(self, bench, batch)
+    def explode(*asked: Any) -> list[tuple[float, int]]:
+        ((loss, n),) = real(*asked)
         losses.append(loss * 2.0 ** len(losses))
-        return losses[-1], n
+        return [(losses[-1], n)]
 
-    monkeypatch.setattr(FusedAdapter, "loss", explode)
+    monkeypatch.setattr(gradients, "losses", explode)
     match = r"the loss was \d\d\.\d at step 3 of 6; lower the learning rate \(now 0.01\)"
     await fails(llama_engine, tmp_path / "adapter", NonFiniteLoss, match)
     assert losses[1] < max(train_module.EXPLODED, 3 * losses[0]) < losses[2]
 
 
 @pytest.mark.parametrize("steps", [0, 2])
-async def test_a_cancelled_training_leaves_nothing(engine: Engine, tmp_path: Path, steps: int) -> None:
+async def test_a_cancelled_training_leaves_nothing(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    passes = 0
+    real = gradients.losses
+
+    def count(*asked: Any) -> list[tuple[float, int]]:
+        nonlocal passes
+        found = real(*asked)
+        passes += 1
+        return found
+
+    monkeypatch.setattr(gradients, "losses", count)
     match = f"cancelled after {steps} of 6 steps"
-    await fails(engine, tmp_path / "adapter", Cancelled, match, should_stop=stop_after(steps))
+    await fails(engine, tmp_path / "adapter", Cancelled, match, should_stop=lambda: passes >= steps)
 
 
 async def test_an_error_in_the_listener_ends_the_training_and_leaves_nothing(
@@ -244,16 +250,16 @@ async def test_running_out_of_memory_names_the_size_and_leaves_nothing(
     llama_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    real = FusedAdapter.loss
+    real = gradients.losses
 
-    def allocate(self: FusedAdapter, bench: Bench, batch: Many[Sequence]) -> tuple[float, int]:
+    def allocate(*asked: Any) -> list[tuple[float, int]]:
         nonlocal calls
         calls += 1
         if calls == 2:
             torch.empty(2**60, dtype=torch.uint8)  # more than any machine has
-        return real(self, bench, batch)
+        return real(*asked)
 
-    monkeypatch.setattr(FusedAdapter, "loss", allocate)
+    monkeypatch.setattr(gradients, "losses", allocate)
     await fails(
         llama_engine, tmp_path / "adapter", OutOfMemory, r"out of memory at 2 × \d+ tokens; use a recipe"
     )
