@@ -227,6 +227,7 @@ async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     complete = measured.with_probe(state["signals"], evidence)
     detail = {
         "recipe": PROBE.id,
+        "steps": PROBE.steps,
         "tokens": evidence.tokens,
         "training_s": evidence.train_s,
         "correct_before": list(evidence.correct_before),
