@@ -93,7 +93,6 @@ def collect(
     asked = _asked(options)
     drawn = sorted(draw(paths, asked), key=lambda one: one.seed)
     there = rows_there(options.out)
-    finished = done(there, [(one.family.name, one.seed, task_fingerprint(one)) for one in drawn], options.out)
     settings = replace(settings, signals="all")
     added, failed = 0, []
     with (
@@ -104,6 +103,9 @@ def collect(
         model = {"name": Path(loaded.name).name, "revision": loaded.revision}
         machine = machine_name(str(loaded.model.device), str(loaded.model.dtype).removeprefix("torch."))
         check_command(options.out, _command(options, settings, model, machine), bool(there))
+        finished = done(
+            there, [(one.family.name, one.seed, task_fingerprint(one)) for one in drawn], options.out
+        )
         for number, one in enumerate(drawn, start=1):
             if (one.family.name, one.seed) in finished:
                 continue
@@ -129,10 +131,15 @@ def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -
     The seconds of `icl` also name what measuring the signals took, in all and by part; they are not in its sum.
 
     Raises:
+        TrainingFailed: the probe failed, or measuring was interrupted.
         PolicyError: a figure that is not finite or out of range.
     """
     measured = report["auto"]
     steps = {step["name"]: step for step in measured["steps"]}
+    if measured["fallback"] or any("cancelled" in step["detail"] for step in steps.values()):
+        raise TrainingFailed(
+            f"Not all signals were measured: {measured['fallback'] or 'it was interrupted.'}"
+        )
     arms = {}
     for name, cell in report["arms"].items():
         if name == "auto":
@@ -225,8 +232,8 @@ def _store_of_its_own(agent: Router, folder: Path) -> Iterator[None]:
 
 
 def _probe(step: Mapping[str, Any] | None) -> ProbeOutcome | None:
-    """Held-out figures before and after the short training; None where there was none, or it failed."""
-    if step is None or "failed" in step["detail"]:
+    """Held-out figures before and after the short training; None where there was none."""
+    if step is None:
         return None
     detail = step["detail"]
     means = {

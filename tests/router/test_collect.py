@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from policies.types import SIGNALS_VERSION
 from router.collect import Collected, CollectOptions, Shadow, collect
 from router.errors import RouterError
 from router.evaluate import Progress
-from router.events import Decided, ICLDone
+from router.events import Decided, ICLDone, TrainingStep
 from router.outcome_file import command_file, machine_name
 from router.settings import Settings
 from tests.router.conftest import QUICK, WILD
@@ -174,6 +175,25 @@ def test_a_task_that_fails_gets_no_row_and_the_others_go_on(
     wild = replace(options, out=tmp_path / "wild.jsonl", arms=("icl", "ttt"))
     done = collect([tmp_path / "short.json"], wild, replace(settings, recipe="wild"))
     assert done.rows == 0 and "the loss was" in done.failed[0] and not wild.out.exists()
+
+
+def test_a_row_whose_signals_were_cut_short_is_not_written(
+    settings: Settings, options: CollectOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends an answer early, not in an error: a row of what was there by then would mislead."""
+    paths = [write_family(tmp_path, "aa")]
+
+    def interrupt(progress: Progress) -> None:
+        if isinstance(progress.event, TrainingStep) and progress.event.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):  # where it is noticed between two events
+        collect(paths, options, settings, interrupt)
+    assert not options.out.exists()
+    monkeypatch.setattr("router.nodes.PROBE", replace(WILD, name="probe"))
+    done = collect(paths, options, settings)
+    assert done.rows == 0 and "Not all signals were measured: Training on this task failed" in done.failed[0]
+    assert not options.out.exists()
 
 
 def test_no_answer_key_reaches_a_signal(settings: Settings, options: CollectOptions, tmp_path: Path) -> None:
