@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.errors import RouterError
 from router.events import Event
-from router.metrics import Metric, metric
+from router.metrics import metric
 from router.receipt import Receipt
 from router.settings import Settings
 from router.statistics import holm, mcnemar_exact, paired_difference, wilson_interval
@@ -59,9 +59,20 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """One task of a family, by a seed."""
+
+    family: Family
+    pools: Pools
+    seed: int
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True)
 class _Arm:
     texts: tuple[str, ...]
-    seconds: float
+    parts: Mapping[str, float]
+    """Seconds of each step that the arm would have run alone."""
     arm: str
 
 
@@ -79,16 +90,7 @@ def evaluate(
     """
     from router.agent import Router
 
-    unknown = [a for a in options.arms if a not in ARMS]
-    if unknown:
-        raise RouterError(f"Unknown arm {unknown[0]!r}; choose from: {', '.join(ARMS)}.")
-    judge = metric(options.metric)
-    families = [(f, split(f)) for f in read_families(paths)]
-    drawn = [
-        (f, pools, seed, sample(pools, options.demonstrations, options.queries, seed))
-        for f, pools in families
-        for seed in options.seeds
-    ]
+    drawn = draw(paths, options)
     report = _begin(options, settings)
     done = {(row["family"], row["seed"]) for row in report["families"]}
     with tempfile.TemporaryDirectory(prefix="ttt-router-evaluate-") as own:
@@ -98,12 +100,12 @@ def evaluate(
                 "name": router.parts.engine.loaded.name,
                 "revision": router.parts.engine.loaded.revision,
             }
-            for number, (family, pools, seed, drawn_sample) in enumerate(drawn, start=1):
-                if (family.name, seed) in done:
+            for number, one in enumerate(drawn, start=1):
+                if (one.family.name, one.seed) in done:
                     continue
-                here = Progress(family.name, seed, number, len(drawn))
+                here = Progress(one.family.name, one.seed, number, len(drawn))
                 on_event(here)
-                row = _row(router, family, pools, drawn_sample, seed, options, judge, here, on_event)
+                row = run_arms(router, one, options, here, on_event)
                 report["families"].append(row)
                 _write(report, options)
                 on_event(replace(here, row=row))
@@ -112,20 +114,38 @@ def evaluate(
     return report
 
 
-def _row(
+def draw(paths: Sequence[Path], options: EvaluateOptions) -> list[Drawn]:
+    """A task of each family and seed.
+
+    Raises:
+        RouterError: an arm or metric that there is none of.
+        TaskError: a path that can't be read, or a pool that is too small.
+    """
+    unknown = [a for a in options.arms if a not in ARMS]
+    if unknown:
+        raise RouterError(f"Unknown arm {unknown[0]!r}; choose from: {', '.join(ARMS)}.")
+    metric(options.metric)  # one that there is none of should not wait for the model
+    return [
+        Drawn(f, pools, seed, sample(pools, options.demonstrations, options.queries, seed))
+        for f, pools in [(f, split(f)) for f in read_families(paths)]
+        for seed in options.seeds
+    ]
+
+
+def run_arms(
     router: Router,
-    family: Family,
-    pools: Pools,
-    drawn: Sample,
-    seed: int,
+    drawn: Drawn,
     options: EvaluateOptions,
-    judge: Metric,
     here: Progress,
     on_event: Callable[[Progress], None],
 ) -> dict[str, Any]:
+    """One row of the report: what each arm answered, right or wrong, and its seconds by step."""
+    family, pools, asked = drawn.family, drawn.pools, drawn.sample
+    judge = metric(options.metric)
+
     def ask(arm: str) -> Receipt:
         last: Any = None
-        for last in router.stream(drawn.task, drawn.queries, arm=arm, seed=seed):
+        for last in router.stream(asked.task, asked.queries, arm=arm, seed=drawn.seed):
             on_event(replace(here, event=last))
         receipt: Receipt = last.receipt
         return receipt
@@ -134,23 +154,24 @@ def _row(
     rates = baseline_rates(pools)
     row: dict[str, Any] = {
         "family": family.name,
-        "seed": seed,
-        "n_queries": len(drawn.queries),
+        "seed": drawn.seed,
+        "n_queries": len(asked.queries),
         "answerable": family.answerable,
         "chance": rates.chance,
         "majority": rates.majority,
-        "notes": [*family.notes, *drawn.notes],
+        "notes": [*family.notes, *asked.notes],
         "arms": {},
     }
     for name, taken in arms.items():
-        correct = [int(judge(text, gold)) for text, gold in zip(taken.texts, drawn.gold, strict=True)]
+        correct = [int(judge(text, gold)) for text, gold in zip(taken.texts, asked.gold, strict=True)]
         interval = wilson_interval(sum(correct), len(correct))
         row["arms"][name] = {
             "accuracy": sum(correct) / len(correct),
             "low": interval.low,
             "high": interval.high,
             "correct": correct,
-            "seconds": taken.seconds,
+            "seconds": sum(taken.parts.values()),
+            "seconds_parts": dict(taken.parts),
             "arm": taken.arm,
             "answers": list(taken.texts),
         }
@@ -169,31 +190,36 @@ def _arms(wanted: Sequence[str], ask: Callable[[str], Receipt]) -> tuple[dict[st
     arms: dict[str, _Arm] = {}
     auto = ask("auto") if "auto" in wanted else None
     if auto is not None:
-        arms["auto"] = _Arm(auto.texts, auto.seconds, auto.arm)
+        arms["auto"] = _Arm(auto.texts, _parts(auto), auto.arm)
     if "icl" in wanted:
         if auto is not None and auto.icl_answers and auto.step("vote") is None:
             texts = tuple(a.text for a in auto.icl_answers)
-            arms["icl"] = _Arm(texts, _seconds(auto, "icl"), "icl")
+            arms["icl"] = _Arm(texts, _parts(auto, "icl"), "icl")
         else:
             receipt = ask("icl")
-            arms["icl"] = _Arm(receipt.texts, _seconds(receipt, "icl", "vote"), "icl")
+            arms["icl"] = _Arm(receipt.texts, _parts(receipt, "icl", "vote"), "icl")
     if "ttt" in wanted:
         trained = auto.step("train") if auto is not None else None
         if auto is not None and trained is not None and auto.arm.startswith("train:"):
-            arms["ttt"] = _Arm(auto.texts, _seconds(auto, "train", "answer", "vote"), auto.arm)
+            arms["ttt"] = _Arm(auto.texts, _parts(auto, "train", "answer", "vote"), auto.arm)
         else:
             receipt = ask("ttt")  # meets the adapter that a vetoed `auto` run has trained
-            before = trained.seconds if trained is not None and "failed" not in trained.detail else 0.0
-            arms["ttt"] = _Arm(receipt.texts, before + receipt.seconds, receipt.arm)
+            before = trained is not None and "failed" not in trained.detail
+            parts = (_parts(auto, "train") if auto is not None and before else {}) | _parts(receipt)
+            arms["ttt"] = _Arm(receipt.texts, parts, receipt.arm)
     if "zero-shot" in wanted:
         receipt = ask("zero-shot")
-        arms["zero-shot"] = _Arm(receipt.texts, receipt.seconds, receipt.arm)
+        arms["zero-shot"] = _Arm(receipt.texts, _parts(receipt), receipt.arm)
     return {name: arms[name] for name in wanted}, auto
 
 
-def _seconds(receipt: Receipt, *names: str) -> float:
-    steps = (receipt.step(name) for name in names)
-    return sum(step.seconds for step in steps if step is not None)
+def _parts(receipt: Receipt, *names: str) -> dict[str, float]:
+    """Seconds by step, of the steps of these names, or of all."""
+    found: dict[str, float] = {}
+    for step in receipt.steps:
+        if not names or step.name in names:
+            found[step.name] = found.get(step.name, 0.0) + step.seconds
+    return found
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

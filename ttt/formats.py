@@ -82,6 +82,8 @@ class Family:
     """False if the rule has parameters that differ between the pooled files."""
     collection: Collection
     notes: tuple[str, ...] = ()
+    folder: str = ""
+    """Name of the folder that its file is in."""
 
 
 def read_task(source: Path | str) -> TaskFile:
@@ -189,7 +191,8 @@ def _families_of_folder(folder: Path) -> list[Family]:
         one_row = all(family.collection == "1d-arc" for family in arc)
         answerable = answerable_when_pooled(items)
         notes = () if answerable else ("Not answerable when pooled: the rule differs from file to file.",)
-        families = [Family(folder.name, "", items, answerable, "1d-arc" if one_row else "arc", notes)]
+        form: Collection = "1d-arc" if one_row else "arc"
+        families = [Family(folder.name, "", items, answerable, form, notes, folder.resolve().parent.name)]
     return families + [f for entry in entries if entry.is_dir() for f in _families_of_folder(entry)]
 
 
@@ -232,7 +235,8 @@ def _family(
         raise FormatError(f"{path} has no item with an output; a family needs labelled items.")
     unlabelled = len(pairs) - len(items)
     notes = (f"{unlabelled} query or queries of {path} without an output left out.",) if unlabelled else ()
-    return Family(name or path.stem, instruction, items, True, collection, notes)
+    folder = path.resolve().parent.name
+    return Family(name or path.stem, instruction, items, True, collection, notes, folder)
 
 
 def answerable_when_pooled(items: Iterable[Item]) -> bool:

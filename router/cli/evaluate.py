@@ -79,7 +79,7 @@ def evaluate(
       ttt-router evaluate families/ --arms icl,auto --out report.json --resume
     """
     check_worth(prefer, worth)
-    chosen = _list(arms, "--arms")
+    chosen = names_of(arms, "--arms")
     unknown = [name for name in chosen if name not in get_args(ArmOption)]
     if unknown:
         raise typer.BadParameter(
@@ -102,13 +102,13 @@ def evaluate(
     )
     with Reporter() as reporter, ctrl_c(f"Ctrl-C: {kept}"):
         reporter.say(f"Loading {settings.model}")
-        report = run(paths, options, settings, _Follower(reporter))
+        report = run(paths, options, settings, Follower(reporter))
     show(report)
     if out is not None:
         print(f"The report is in {out}.", file=sys.stderr)
 
 
-class _Follower:
+class Follower:
     """Shows the events of an evaluation; only its results stay on the screen."""
 
     def __init__(self, reporter: Reporter) -> None:
@@ -191,7 +191,7 @@ def _share(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
-def _list(text: str, option: str) -> tuple[str, ...]:
+def names_of(text: str, option: str) -> tuple[str, ...]:
     parts = tuple(part.strip() for part in text.split(",") if part.strip())
     if not parts:
         raise typer.BadParameter("it is empty; give at least one.", param_hint=option)
@@ -200,7 +200,7 @@ def _list(text: str, option: str) -> tuple[str, ...]:
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in _list(text, "--seeds"))
+        return tuple(int(part) for part in names_of(text, "--seeds"))
     except ValueError:
         raise typer.BadParameter(
             f"{text!r} is no list of whole numbers such as 0,1.", param_hint="--seeds"

@@ -18,6 +18,7 @@ from typer.exceptions import Abort, TyperException
 
 from router.cli import models
 from router.cli.chat import chat
+from router.cli.collect import collect, families
 from router.cli.episodes import explain, feedback, history
 from router.cli.evaluate import evaluate
 from router.cli.options import DataDir, Device, Dtype, Model, settings_of
@@ -65,6 +66,8 @@ app.command("solve")(solve)
 app.command("chat")(chat)
 app.command("serve")(serve)
 app.command("evaluate")(evaluate)
+app.command("collect")(collect)
+app.command("families")(families)
 app.command("explain")(explain)
 app.command("history")(history)
 app.command("feedback")(feedback)

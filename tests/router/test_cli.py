@@ -425,6 +425,31 @@ def test_evaluate_prints_families_by_arms_and_writes_a_report(run: Run, tmp_path
     ]
 
 
+def test_families_are_written_and_collected_and_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
+    folder, out = tmp_path / "families", tmp_path / "rows.jsonl"
+    ran = run("families", "--out", folder, "--items", "40", "--only", "words-roman,counting-length")
+    assert ran.code == 0 and "2 families" in ran.err
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.json")) == [
+        "counting/counting-length.json",
+        "words/words-roman.json",
+    ]
+    options = ("collect", folder, "--demos", "4", "--queries", "3", "--arms", "icl", "--out", out)
+    ran = run(*options)
+    assert ran.code == 0 and "2 new rows" in ran.err and "[2/2] words-roman seed 0: icl " in ran.err
+    assert [json.loads(line)["collection"] for line in out.read_text().splitlines()] == ["counting", "words"]
+    again = run(*options)
+    assert again.code == 0 and "0 new rows" in again.err and "2 were there" in again.err
+    other = run(*options, "--metric", "normalised")
+    assert other.code == 3 and 'made with metric "exact", now it is "normalised"' in other.err
+
+
+def test_tasks_without_a_row_are_named_and_change_the_exit_code(run: Run, tmp_path: Path) -> None:
+    pairs = [(f"x {i}", "y" * 3000) for i in range(20)]
+    task = write_task(tmp_path / "long.json", pairs=pairs)
+    ran = run("collect", task, "--demos", "4", "--queries", "3", "--out", tmp_path / "rows.jsonl")
+    assert ran.code == 3 and "1 task gave no row" in ran.err and "letters seed 0" in ran.err
+
+
 def test_a_family_that_can_not_be_answered_when_pooled_is_marked() -> None:
     cell = {"accuracy": 0.5, "low": 0.2, "high": 0.8, "seconds": 61.0, "correct": [1, 0], "arm": "icl"}
     row = {
@@ -499,7 +524,19 @@ def test_explain_history_and_feedback_need_no_torch(run: Run, answered: str, tmp
 
 @pytest.mark.parametrize(
     "command",
-    ["solve", "evaluate", "explain", "history", "feedback", "demo", "doctor", "graph", "model pull"],
+    [
+        "solve",
+        "evaluate",
+        "collect",
+        "families",
+        "explain",
+        "history",
+        "feedback",
+        "demo",
+        "doctor",
+        "graph",
+        "model pull",
+    ],
 )
 def test_every_command_has_help_with_an_example(run: Run, command: str) -> None:
     ran = run(*command.split(), "--help")

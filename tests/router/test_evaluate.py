@@ -70,6 +70,7 @@ def test_the_report_has_the_documented_form(settings: Settings, tmp_path: Path, 
         for cell in row["arms"].values():
             assert len(cell["correct"]) == len(cell["answers"]) == 3 and set(cell["correct"]) <= {0, 1}
             assert cell["accuracy"] == sum(cell["correct"]) / 3
+            assert cell["seconds"] == pytest.approx(sum(cell["seconds_parts"].values()))
             assert (cell["low"], cell["high"]) == wilson_interval(sum(cell["correct"]), 3)
             assert cell["correct"] == [int(text == "ok") for text in cell["answers"]]
         assert row["auto"]["reason"] and row["auto"]["signals"]["n_demonstrations"] == 4

@@ -1,0 +1,245 @@
+"""Outcomes in quantity: every arm on every task, a row of signals and outcomes each. The core of `ttt-router collect`.
+
+What a policy learns from. One run measures all signals, the probe among them, and gives the ICL answers that
+every arm is compared with; the other arms then answer beside it, whatever a policy would have chosen. Tasks
+come one after the other, so all seconds are those of a path alone. Rows (see `policies.outcomes`) hold no text
+of a task; their file grows as tasks are done, and is gone on with (`outcome_file.py`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policies.checks import stay_arm
+from policies.errors import PolicyError
+from policies.outcomes import ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
+from policies.types import MEASURED, SIGNALS_VERSION, Decision, Situation
+from router.errors import RouterError
+from router.evaluate import Drawn, EvaluateOptions, Progress, draw, run_arms
+from router.outcome_file import append, check_command, done, machine_name, rows_there
+from router.settings import Settings
+from ttt.errors import TaskError, TrainingFailed
+from ttt.formats import Family
+from ttt.recipes import find_recipes
+from ttt.task import clean_task, fingerprint
+
+if TYPE_CHECKING:
+    from router.agent import Router
+
+SIGNAL_STEPS = {"leave_one_out_s": "leave-one-out", "consistency_s": "consistency"}
+"""What the step `signals` consists of: its details, and their names among the seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectOptions:
+    """What to run: tasks of each family by the seeds 0 to `seeds` − 1."""
+
+    out: Path
+    demonstrations: int = 10
+    queries: int = 128
+    seeds: int = 1
+    arms: tuple[str, ...] = ("icl", "ttt")
+    """Of `evaluate.ARMS` without `auto`; `icl` is always among them."""
+    metric: str = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a run added."""
+
+    rows: int
+    there: int
+    """Rows that the file had before."""
+    failed: tuple[str, ...]
+    """Tasks without a row: family, seed and why. The next run tries them again."""
+
+
+class Shadow:
+    """Sees everything, changes nothing: probes where that is feasible, then answers in context."""
+
+    version = "shadow-1"
+    reads = MEASURED
+
+    def decide(self, situation: Situation) -> Decision:
+        reason = "Collecting outcomes: all signals are measured, and every arm answers."
+        if situation.probe_feasible:
+            return Decision("probe", None, 1.0, None, None, situation.costs.probe_s, reason, self.version)
+        return Decision("answer", stay_arm(situation), 1.0, None, None, 0.0, reason, self.version)
+
+
+def collect(
+    paths: Sequence[Path],
+    options: CollectOptions,
+    settings: Settings,
+    on_event: Callable[[Progress], None] = lambda _: None,
+) -> Collected:
+    """Append a row for each task that `options.out` has none of yet: all families by one seed, then by the next.
+
+    A task whose training or prompt fails, or whose figures are not finite, gets no row; the others go on.
+
+    Raises:
+        RouterError: an arm that can't be collected, a file of rows that were made otherwise, or one that can't be
+            written.
+        PolicyError: a file of rows that can't be read.
+        TaskError: a path that can't be read, or a pool that is too small.
+    """
+    from router.agent import Router
+
+    asked = _asked(options)
+    drawn = sorted(draw(paths, asked), key=lambda one: one.seed)
+    there = rows_there(options.out)
+    settings = replace(settings, signals="all")
+    added, failed = 0, []
+    with (
+        tempfile.TemporaryDirectory(prefix="ttt-router-collect-") as own,
+        Router.open(replace(settings, data_dir=own, database_url=""), policy=Shadow()) as agent,
+    ):
+        loaded = agent.parts.engine.loaded
+        model = {"name": Path(loaded.name).name, "revision": loaded.revision}
+        machine = machine_name(str(loaded.model.device), str(loaded.model.dtype).removeprefix("torch."))
+        check_command(options.out, _command(options, settings, model, machine), bool(there))
+        finished = done(
+            there, [(one.family.name, one.seed, task_fingerprint(one)) for one in drawn], options.out
+        )
+        for number, one in enumerate(drawn, start=1):
+            if (one.family.name, one.seed) in finished:
+                continue
+            here = Progress(one.family.name, one.seed, number, len(drawn))
+            on_event(here)
+            try:
+                with _store_of_its_own(agent, Path(own)):
+                    report = run_arms(agent, one, asked, here, on_event)
+                row = outcome(one, report, model["revision"], machine)
+            except (TrainingFailed, TaskError, PolicyError) as error:
+                failed.append(f"{one.family.name} seed {one.seed}: {error}")
+                continue
+            append(options.out, row)
+            added += 1
+            del report["arms"]["auto"]  # the run that measured
+            on_event(replace(here, row=report))
+    return Collected(added, len(there), tuple(failed))
+
+
+def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -> TaskOutcome:
+    """A row of the evaluation's report, measured under `Shadow`, as a row of outcomes.
+
+    The seconds of `icl` also name what measuring the signals took, in all and by part; they are not in its sum.
+
+    Raises:
+        TrainingFailed: the probe failed, or measuring was interrupted.
+        PolicyError: a figure that is not finite or out of range.
+    """
+    measured = report["auto"]
+    steps = {step["name"]: step for step in measured["steps"]}
+    if measured["fallback"] or any("cancelled" in step["detail"] for step in steps.values()):
+        raise TrainingFailed(
+            f"Not all signals were measured: {measured['fallback'] or 'it was interrupted.'}"
+        )
+    arms = {}
+    for name, cell in report["arms"].items():
+        if name == "auto":
+            continue
+        parts = dict(cell["seconds_parts"])
+        if name == "icl" and "signals" in steps:
+            detail = steps["signals"]["detail"]
+            parts["signals"] = steps["signals"]["seconds"]
+            parts |= {part: detail[key] for key, part in SIGNAL_STEPS.items() if key in detail}
+        arms[cell["arm"]] = ArmOutcome(cell["accuracy"], report["n_queries"], cell["seconds"], parts)
+    signals = measured["signals"]
+    row = TaskOutcome(
+        family=drawn.family.name,
+        collection=collection_of(drawn.family),
+        task=task_fingerprint(drawn),
+        seed=drawn.seed,
+        model=model,
+        machine=machine,
+        signals_version=SIGNALS_VERSION,
+        signals=signals,
+        arms=arms,
+        probe=_probe(steps.get("probe")),
+        n_demonstrations=int(signals["n_demonstrations"]),
+        prompt_tokens=int(signals["prompt_tokens"]),
+    )
+    return parse_row(as_json(row), f"The outcome of {drawn.family.name}")
+
+
+def collection_of(family: Family) -> str:
+    """The benchmark that a family is from; of other families, the folder that its file is in."""
+    return family.collection if family.collection in ("bbh", "arc", "1d-arc") else family.folder
+
+
+def task_fingerprint(drawn: Drawn) -> str:
+    return fingerprint(clean_task(drawn.sample.task)[0])
+
+
+def _asked(options: CollectOptions) -> EvaluateOptions:
+    if "auto" in options.arms:
+        raise RouterError(
+            "auto is no arm to collect: it is what policies are judged for on the rows; leave it out."
+        )
+    if options.seeds < 1:
+        raise RouterError(f"{options.seeds} seeds make no task; ask for at least 1.")
+    arms = tuple(dict.fromkeys(("auto", "icl", *options.arms)))
+    seeds = tuple(range(options.seeds))
+    return EvaluateOptions(options.demonstrations, options.queries, seeds, arms, options.metric)
+
+
+def _command(
+    options: CollectOptions, settings: Settings, model: Mapping[str, str], machine: str
+) -> dict[str, Any]:
+    """All that rows depend on, by names that a person knows. What a preference says changes no row."""
+    left_out = (
+        "data_dir",
+        "database_url",
+        "tracing",
+        "prefer",
+        "worth_s",
+        "expected_repeats",
+        "model",
+        "recipe",
+    )
+    return {
+        "model": dict(model),
+        "machine": machine,
+        "demonstrations": options.demonstrations,
+        "queries": options.queries,
+        "arms": sorted({"icl", *options.arms}),
+        "metric": options.metric,
+        "recipes": [recipe.id for recipe in find_recipes(settings.recipe)],
+        "settings": {k: v for k, v in asdict(settings).items() if k not in left_out},
+    }
+
+
+@contextmanager
+def _store_of_its_own(agent: Router, folder: Path) -> Iterator[None]:
+    """No row meets an adapter that another has left; and adapters, tens of megabytes each, don't pile up."""
+    from router.bootstrap import open_store
+
+    shared = agent.parts
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        empty = open_store(replace(agent.settings, data_dir=own))
+        agent.parts = replace(shared, store=empty)
+        try:
+            yield
+        finally:
+            agent.parts = shared
+            empty.close()
+
+
+def _probe(step: Mapping[str, Any] | None) -> ProbeOutcome | None:
+    """Held-out figures before and after the short training; None where there was none."""
+    if step is None:
+        return None
+    detail = step["detail"]
+    means = {
+        key: tuple(
+            sum(detail[f"{key}_{when}"]) / len(detail[f"{key}_{when}"]) for when in ("before", "after")
+        )
+        for key in ("logprob", "correct")
+    }
+    return ProbeOutcome((0, detail["steps"]), means["logprob"], means["correct"], step["seconds"])

@@ -1,0 +1,140 @@
+"""A file of outcome rows that grows, and beside it what says how they were made.
+
+Rows are only comparable where model, machine, tasks and training are the same. So `rows.command.json` beside
+`rows.jsonl` keeps what was asked for, and a command that would make other rows is refused. Knows nothing of how a
+row is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from policies.outcomes import TaskOutcome, as_json, read_rows
+from router.errors import RouterError
+
+COMMAND_VERSION = 1
+
+
+def rows_there(out: Path) -> list[TaskOutcome]:
+    """Rows of an earlier run. A last line without its end, of a run that was killed, is cut off.
+
+    Raises:
+        RouterError, PolicyError: the file can't be read.
+    """
+    if not out.exists():
+        return []
+    try:
+        content = out.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            with out.open("r+b") as file:
+                file.truncate(len(whole))
+    except OSError as error:
+        raise RouterError(f"{out} can't be read ({error.strerror}); name another file by --out.") from error
+    return read_rows([out]) if whole.strip() else []
+
+
+def done(
+    there: Sequence[TaskOutcome], wanted: Iterable[tuple[str, int, str]], out: Path
+) -> set[tuple[str, int]]:
+    """Family and seed of the rows there.
+
+    Args:
+        wanted: family, seed and fingerprint of the tasks to come.
+
+    Raises:
+        RouterError: a family has other items now than when its row was made.
+    """
+    known = {(row.family, row.seed): row.task for row in there}
+    for family, seed, task in wanted:
+        if known.get((family, seed), task) != task:
+            raise RouterError(
+                f"The row of {family} (seed {seed}) in {out} is of another task: the family's items have changed "
+                "since; name another file by --out, or delete the row."
+            )
+    return set(known)
+
+
+def append(out: Path, row: TaskOutcome) -> None:
+    """Add a row, on disk before this returns.
+
+    Raises:
+        RouterError: it can't be written.
+    """
+    line = json.dumps(as_json(row), sort_keys=True, allow_nan=False, ensure_ascii=False)
+    try:
+        with out.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RouterError(
+            f"A row can't be written to {out} ({error.strerror}); make room and go on."
+        ) from error
+
+
+def command_file(out: Path) -> Path:
+    """Where it is said how the rows of `out` were made."""
+    return out.with_suffix(".command.json")
+
+
+def check_command(out: Path, ours: Mapping[str, Any], rows: bool) -> None:
+    """Write how the rows of `out` are made, or make sure that those there were made so.
+
+    Args:
+        ours: plain values, by what they are called.
+        rows: whether there are rows already.
+
+    Raises:
+        RouterError: made otherwise (it names what differs), not known how, or the file can't be read or written.
+    """
+    ours = {"version": COMMAND_VERSION, **ours}
+    file = command_file(out)
+    if rows and not file.exists():
+        raise RouterError(
+            f"{out} has rows, but {file.name} is not beside it to say how they were made; put it back, or "
+            "name another file by --out."
+        )
+    if rows:
+        try:
+            theirs = json.loads(file.read_text())
+            assert isinstance(theirs, dict)
+        except (OSError, ValueError, AssertionError) as error:
+            raise RouterError(
+                f"{file} can't be read; put it right, or name another file by --out."
+            ) from error
+        for key in ours:
+            if theirs.get(key) != ours[key]:
+                raise RouterError(
+                    f"The rows in {out} were made with {key} {_short(theirs.get(key))}, now it is "
+                    f"{_short(ours[key])}; run with the same, or name another file by --out."
+                )
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(ours, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RouterError(
+            f"{file} can't be written ({error.strerror}); name another file by --out."
+        ) from error
+
+
+def machine_name(device: str, dtype: str) -> str:
+    """What seconds hang on, without naming whose machine it is: processor, cores, device and number type."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+        named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        processor = next(named, processor)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{processor}, {cores} cores, {device}, {dtype}"
+
+
+def _short(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
