@@ -40,14 +40,14 @@ class TaskSize:
 
 
 def _tokens(recipe: Recipe, n_demonstrations: int, prefix_tokens: int) -> int:
-    shots = 1 if recipe.form == "direct" else recipe.shots
+    shots = 1 if recipe.form in ("direct", "prefix") else recipe.shots
     share = min(1.0, shots / max(n_demonstrations, 1))
     return recipe.steps * recipe.batch * min(round(prefix_tokens * share), recipe.sequence_tokens)
 
 
 def task_size(engine: Engine, task: Task, queries: Sequence[Query]) -> TaskSize:
     """Measure `task` with the engine's tokenizer."""
-    fmt = PromptFormat(engine.loaded.tokenizer, task, queries)
+    fmt = PromptFormat(engine.loaded.tokenizer, task, queries, engine.loaded.as_turns)
     segments = [fmt.segment(d) for d in task.demonstrations]
     answers = [len(s.answer) for s in segments]
     return TaskSize(
