@@ -22,13 +22,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from policies.utility import worth
+from router.arms import parse_arm
 from router.behind import Behind
 from router.errors import RouterError
 from router.events import Done, Event
 from router.feedback import attach_outcomes
 from router.receipt import Receipt
 from router.settings import Settings, changed, read_settings
-from router.state import Arm, Request, When
+from router.state import Request, When
 from ttt.augment import DEFAULT, check_names
 from ttt.errors import TaskError
 from ttt.recipes import Recipe, find_recipes
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from store import EpisodeRow
 
 T = TypeVar("T")
-ARMS: tuple[Arm, ...] = ("auto", "icl", "ttt", "zero-shot")
 WHENS: tuple[When, ...] = ("wait", "background", "never")
 
 
@@ -188,7 +188,7 @@ class Router:
         from router.memory import untraced
 
         request, context = self.question(task, queries, **options)
-        arm = options.get("arm", "auto")
+        arm = parse_arm(options.get("arm", "auto")).arm
         behind = request.when == "background" and arm in ("auto", "ttt") and bool(task.demonstrations)
         with untraced(self.settings.tracing):
             stream: Any = self.graph.astream({"request": request}, context=context, stream_mode="custom")
@@ -204,7 +204,7 @@ class Router:
         task: Task,
         queries: Sequence[Query | str],
         *,
-        arm: Arm = "auto",
+        arm: str = "auto",
         prefer: str | None = None,
         worth_s: float | None = None,
         expected_repeats: float | None = None,
@@ -221,7 +221,8 @@ class Router:
         who run the graph inside one of their own, where nothing trains in the background.
 
         Args:
-            arm: `auto` lets the policy decide; `icl`, `ttt` (training without the guard) and `zero-shot` are obeyed.
+            arm: `auto` lets the policy decide; `icl`, `ttt` (training without the guard) and `zero-shot` are obeyed, as
+                are their variants, such as `icl:4` and `ttt:quick@5` (`router.arms`).
             prefer: fast, balanced or accurate; `worth_s` instead gives seconds for one more correct answer.
             expected_repeats: queries of the same task that will come later; training is spread over them.
             recipe: a name (docs/recipes.md), the path of a `.toml` file, or what `find_recipes` made of them.
@@ -244,41 +245,46 @@ class Router:
         self._check_open()
         s, parts = self.settings, self.parts
         asked = tuple(Query(q) if isinstance(q, str) else q for q in queries)
-        if arm not in ARMS:
-            raise RouterError(f"Unknown arm {arm!r}; choose one of: {', '.join(ARMS)}.")
+        way = parse_arm(arm)
         if not asked:
             raise TaskError("There is nothing to answer: give at least one query.")
         for number, q in enumerate(asked, start=1):
             if not q.input.strip():
                 raise TaskError(f"Query {number} is empty; give it a text or leave it out.")
-        if arm == "ttt" and not task.demonstrations:
+        if way.arm == "ttt" and not task.demonstrations:
             raise TaskError(
                 "Training needs demonstrations and the task has none; add some or use another arm."
             )
         if when not in WHENS:
             raise RouterError(f"Unknown time to train {when!r}; choose one of: {', '.join(WHENS)}.")
-        if arm == "ttt" and when == "never":
-            raise RouterError("arm='ttt' trains and when='never' forbids it; give one of them.")
+        if way.arm == "ttt" and when == "never":
+            raise RouterError(f"arm={arm!r} trains and when='never' forbids it; give one of them.")
         if deadline_s is not None and not 0 < deadline_s < math.inf:
             raise RouterError(f"deadline_s is {deadline_s}; it must be a number of seconds above 0.")
         if max_tokens is not None and max_tokens < 1:
             raise RouterError(f"max_tokens is {max_tokens}; it must be at least 1.")
-        wanted = s.votes if votes is None else votes
+        wanted = way.votes or (s.votes if votes is None else votes)
         if wanted < 1:
             raise RouterError(f"votes is {wanted}; it must be at least 1.")
+        if way.calibrated and wanted > 1:
+            raise RouterError(f"arm={arm!r} is not voted on, and votes is {wanted}; give votes=1.")
+        if way.recipe and recipe is not None:
+            raise RouterError(f"arm={arm!r} names a recipe, and so does recipe={recipe!r}; give one of them.")
         request = Request(
             uuid.uuid4().hex,
             task,
             asked,
-            "auto" if when == "background" and arm == "ttt" else arm,
+            "auto" if when == "background" and way.arm == "ttt" else way.arm,
             s.worth if prefer is None and worth_s is None else worth(prefer, worth_s),
             s.expected_repeats if expected_repeats is None else expected_repeats,
-            self._recipes(recipe),
+            self._recipes(way.recipe or recipe),
             s.seed if seed is None else seed,
             wanted,
             check_names(augmentations),
             when,
             max_tokens,
+            way.shots,
+            way.calibrated,
         )
         deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s
         return request, Context(

@@ -8,7 +8,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from store.errors import translated
 from ttt.engine import Engine
 from ttt.process import prepare
 from ttt.recipes import find_recipes
+from ttt.turns import turns_of
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ def open_parts(
 
         _settle_imports()
         loaded = load(resolve(settings.model, progress=progress), settings.device, settings.dtype)
+        if settings.prompt == "chat":
+            turns_of(loaded.tokenizer, False)  # a template that can't be used should not wait for a task
+            loaded = replace(loaded, as_turns=True)
     except BaseException:
         opened.close()
         raise

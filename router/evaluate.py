@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from router.arms import PLAIN, parse_arm
 from router.errors import RouterError
 from router.events import Event
 from router.metrics import metric
@@ -22,13 +23,12 @@ from router.receipt import Receipt
 from router.settings import Settings
 from router.statistics import holm, mcnemar_exact, paired_difference, wilson_interval
 from ttt.formats import Family, read_families
-from ttt.pools import Pools, Sample, baseline_rates, sample, split
+from ttt.pools import Pools, Sample, baseline_rates, mislabelled, sample, split
 from ttt.recipes import find_recipes
 
 if TYPE_CHECKING:
     from router.agent import Router
 
-ARMS = ("auto", "icl", "ttt", "zero-shot")
 REPORT_VERSION = 1
 
 
@@ -44,6 +44,8 @@ class EvaluateOptions:
     out: Path | None = None
     resume: bool = False
     store: Path | None = None
+    flip_labels: float = 0.0
+    """Share of the demonstrations that get a wrong label, 0 to 1; queries are never touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +123,8 @@ def draw(paths: Sequence[Path], options: EvaluateOptions) -> list[Drawn]:
         RouterError: an arm or metric that there is none of.
         TaskError: a path that can't be read, or a pool that is too small.
     """
-    unknown = [a for a in options.arms if a not in ARMS]
-    if unknown:
-        raise RouterError(f"Unknown arm {unknown[0]!r}; choose from: {', '.join(ARMS)}.")
+    for name in options.arms:
+        parse_arm(name)
     metric(options.metric)  # one that there is none of should not wait for the model
     return [
         Drawn(f, pools, seed, sample(pools, options.demonstrations, options.queries, seed))
@@ -142,15 +143,16 @@ def run_arms(
     """One row of the report: what each arm answered, right or wrong, and its seconds by step."""
     family, pools, asked = drawn.family, drawn.pools, drawn.sample
     judge = metric(options.metric)
+    task, flipped = mislabelled(asked.task, options.flip_labels, drawn.seed)
 
     def ask(arm: str) -> Receipt:
         last: Any = None
-        for last in router.stream(asked.task, asked.queries, arm=arm, seed=drawn.seed):
+        for last in router.stream(task, asked.queries, arm=arm, seed=drawn.seed):
             on_event(replace(here, event=last))
         receipt: Receipt = last.receipt
         return receipt
 
-    arms, auto = _arms(options.arms, ask)
+    arms, auto = _arms(options.arms, ask, router.settings.recipe)
     rates = baseline_rates(pools)
     row: dict[str, Any] = {
         "family": family.name,
@@ -162,6 +164,8 @@ def run_arms(
         "notes": [*family.notes, *asked.notes],
         "arms": {},
     }
+    if options.flip_labels:
+        row["mislabelled"] = list(flipped)
     for name, taken in arms.items():
         correct = [int(judge(text, gold)) for text, gold in zip(taken.texts, asked.gold, strict=True)]
         interval = wilson_interval(sum(correct), len(correct))
@@ -186,8 +190,12 @@ def run_arms(
     return row
 
 
-def _arms(wanted: Sequence[str], ask: Callable[[str], Receipt]) -> tuple[dict[str, _Arm], Receipt | None]:
+def _arms(
+    wanted: Sequence[str], ask: Callable[[str], Receipt], recipe: str
+) -> tuple[dict[str, _Arm], Receipt | None]:
     arms: dict[str, _Arm] = {}
+    paid: dict[str, float] = {}
+    """Recipe → seconds of its training, which a later arm that meets its adapter would have run alone."""
     auto = ask("auto") if "auto" in wanted else None
     if auto is not None:
         arms["auto"] = _Arm(auto.texts, _parts(auto), auto.arm)
@@ -198,19 +206,40 @@ def _arms(wanted: Sequence[str], ask: Callable[[str], Receipt]) -> tuple[dict[st
         else:
             receipt = ask("icl")
             arms["icl"] = _Arm(receipt.texts, _parts(receipt, "icl", "vote"), "icl")
+    trained = auto.step("train") if auto is not None else None
+    if auto is not None and trained is not None and "failed" not in trained.detail:
+        paid[recipe] = _training(auto)
     if "ttt" in wanted:
-        trained = auto.step("train") if auto is not None else None
         if auto is not None and trained is not None and auto.arm.startswith("train:"):
-            arms["ttt"] = _Arm(auto.texts, _parts(auto, "train", "answer", "vote"), auto.arm)
+            parts = _parts(auto, "train", "answer", "vote") | {"train": _training(auto)}
+            arms["ttt"] = _Arm(auto.texts, parts, auto.arm)
         else:
-            receipt = ask("ttt")  # meets the adapter that a vetoed `auto` run has trained
-            before = trained is not None and "failed" not in trained.detail
-            parts = (_parts(auto, "train") if auto is not None and before else {}) | _parts(receipt)
-            arms["ttt"] = _Arm(receipt.texts, parts, receipt.arm)
-    if "zero-shot" in wanted:
-        receipt = ask("zero-shot")
-        arms["zero-shot"] = _Arm(receipt.texts, _parts(receipt), receipt.arm)
+            arms["ttt"] = _trained(ask("ttt"), recipe, paid)  # may meet what a vetoed `auto` run has trained
+    for name in wanted:
+        if name not in arms:
+            receipt, way = ask(name), parse_arm(name)
+            if way.arm == "ttt":
+                arms[name] = _trained(receipt, way.recipe or recipe, paid)
+            else:
+                arms[name] = _Arm(receipt.texts, _parts(receipt), receipt.arm)
     return {name: arms[name] for name in wanted}, auto
+
+
+def _trained(receipt: Receipt, recipe: str, paid: dict[str, float]) -> _Arm:
+    """An arm that trains, at its whole price even where it met an adapter that is there."""
+    if receipt.step("train") is not None:
+        paid[recipe] = _training(receipt)
+        return _Arm(receipt.texts, _parts(receipt), receipt.arm)
+    before = {"train": paid[recipe]} if recipe in paid else {}
+    return _Arm(receipt.texts, before | _parts(receipt), receipt.arm)
+
+
+def _training(receipt: Receipt) -> float:
+    """Seconds of a whole training: of its step, and of the steps that a probe has taken for it."""
+    train, probe = receipt.step("train"), receipt.step("probe")
+    assert train is not None
+    begun = probe is not None and train.detail.get("of_these_by_probe")
+    return train.seconds + (float(probe.detail["training_s"]) if probe is not None and begun else 0.0)
 
 
 def _parts(receipt: Receipt, *names: str) -> dict[str, float]:
@@ -230,7 +259,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     if not rows:
         return {}
-    names = [n for n in ARMS if all(n in row["arms"] for row in rows)]
+    names = [n for n in rows[0]["arms"] if all(n in row["arms"] for row in rows)]
     arms: dict[str, Any] = {}
     for name in names:
         cells = [row["arms"][name] for row in rows]
@@ -244,9 +273,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "seconds": sum(cell["seconds"] for cell in cells),
             "share_trained": sum(str(cell["arm"]).startswith("train:") for cell in cells) / len(cells),
         }
-    pairs = [
-        (a, b) for a, b in (("icl", "ttt"), ("icl", "auto"), ("ttt", "auto")) if a in names and b in names
-    ]
+    further = [("icl", n) for n in names if n not in PLAIN]
+    compared = (("icl", "ttt"), ("icl", "auto"), ("ttt", "auto"), *further)
+    pairs = [(a, b) for a, b in compared if a in names and b in names]
     return {"arms": arms, "differences": {f"{b} - {a}": _difference(rows, a, b) for a, b in pairs}}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from policies.guard import guard as judge_evidence
 from policies.types import MEASURED
 from router import events
 from router import signals as measured
+from router.arms import shown, taken
 from router.context import Context
 from router.episodes import answered, episode_of, receipt_of
 from router.receipt import Step
@@ -30,12 +30,13 @@ from router.state import State
 from router.timing import cut_short, grower, in_time, no_chat_template, not_waited_for, stands
 from router.votes import vote
 from store import Lease, TaskRow
+from ttt.calibrate import answer_calibrated, labels_of
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
 from ttt.errors import Cancelled, ContextOverflow, TrainingFailed
 from ttt.icl import answer as answer_queries
 from ttt.icl import leave_one_out
 from ttt.measure import task_size
-from ttt.recipes import fitting
+from ttt.recipes import fitting, probing
 from ttt.task import clean_task, fingerprint
 from ttt.train import Beginning, TrainRequest, TrainStep, train_adapter
 from ttt.views import consistency
@@ -45,14 +46,16 @@ if TYPE_CHECKING:
 
 SMOOTHED_STEPS = 3
 """Losses averaged at either end of a training, for the guard."""
+NOT_CALIBRATED = (
+    "Calibration needs a closed set of labels, each seen twice, or lettered options; answered without it."
+)
 
 
 async def prepare(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Clean the task, name it, measure it."""
     request = state["request"]
     task, notes = clean_task(request.task)
-    if request.arm == "zero-shot":
-        task = replace(task, demonstrations=())
+    task = shown(task, request)
     size = task_size(runtime.context.engine, task, request.queries)
     name = fingerprint(task)
     runtime.stream_writer(events.Started(name, notes, request.episode_id))
@@ -100,15 +103,25 @@ async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Answer all queries in context."""
     context, started = runtime.context, time.perf_counter()
     request, task = state["request"], state["task"]
-    result = await answer_queries(
-        context.engine,
-        task,
-        request.queries,
-        should_stop=context.should_stop,
-        max_tokens=request.max_tokens,
-        until=context.deadline,
-        emit=grower(runtime) if stands(state) else None,
-    )
+    fallback, detail = "", dict[str, Any]()
+    if request.calibrated and labels_of(task):
+        calibrated = await answer_calibrated(
+            context.engine, task, request.queries, should_stop=context.should_stop
+        )
+        result, detail["prior"] = calibrated.result, calibrated.prior
+    else:
+        if request.calibrated:
+            fallback = NOT_CALIBRATED
+            runtime.stream_writer(events.FellBack(fallback))
+        result = await answer_queries(
+            context.engine,
+            task,
+            request.queries,
+            should_stop=context.should_stop,
+            max_tokens=request.max_tokens,
+            until=context.deadline,
+            emit=grower(runtime) if stands(state) else None,
+        )
     seconds = time.perf_counter() - started
     notes = cut_short(context)
     if state["size"].template != "chat" and any(q.turns is not None for q in request.queries):
@@ -125,8 +138,9 @@ async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     signals = measured.cheap_signals(
         task, state["size"], len(request.queries), request.expected_repeats, result
     )
-    step = Step("icl", seconds, {"demonstrations": result.n_shown, "prompt_tokens": result.prompt_tokens})
-    return {"icl": result, "signals": signals, "steps": [step], "notes": notes}
+    detail |= {"demonstrations": result.n_shown, "prompt_tokens": result.prompt_tokens}
+    step = Step("icl", seconds, detail)
+    return {"icl": result, "signals": signals, "steps": [step], "notes": notes, "fallback": fallback}
 
 
 def after_icl(state: State) -> str:
@@ -192,7 +206,7 @@ async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     if not any(arm.startswith("train:") for arm in here.feasible):
         update["notes"] = not_waited_for(state, context)
     if decision.step == "answer" and decision.arm is not None:
-        update["arm"] = decision.arm
+        update["arm"] = taken(decision.arm, request, state["fallback"])
         candidate = state.get("candidate")
         if decision.arm.startswith("reuse:") and candidate is not None:
             update["adapter"] = candidate.content_hash
@@ -209,13 +223,15 @@ def after_decide(state: State) -> str:
 async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Cross-fitted evidence: the first steps of trainings on halves of the demonstrations, judged on the others."""
     context, request, started = in_time(state, runtime.context), state["request"], time.perf_counter()
-    recipe = fitting(request.recipes, state["task"])
+    asked = fitting(request.recipes, state["task"])
+    recipe = probing(asked, state["task"])
 
     def emit(step: TrainStep) -> None:
         runtime.stream_writer(events.TrainingStep("probe", step.step, step.of, step.loss))
 
     def begun(there: Beginning) -> None:
-        context.beginnings[request.episode_id] = there
+        if recipe == asked:
+            context.beginnings[request.episode_id] = there
 
     try:
         evidence = await cross_fit(
@@ -314,7 +330,7 @@ async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     assert trained is not None
     if evidence is None and len(state["task"].demonstrations) >= MIN_DEMONSTRATIONS:
         seed, stop = state["request"].seed, context.should_stop
-        recipe = fitting(state["request"].recipes, state["task"])
+        recipe = probing(fitting(state["request"].recipes, state["task"]), state["task"])
         try:
             evidence = await cross_fit(context.engine, state["task"], recipe, seed, should_stop=stop)
             verdict = _verdict(evidence, state)
@@ -344,7 +360,7 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     if chosen is None and state["arm"].startswith("train:"):
         chosen = state["trained"]
     if chosen is not None:  # an adapter of this very recipe; a candidate's was checked in context
-        in_context = fitting(request.recipes, state["task"]).form == "in-context"
+        in_context = fitting(request.recipes, state["task"]).form != "direct"
     if chosen is None and state["arm"].startswith("reuse:"):
         chosen = state["candidate"]
     if chosen is None:

@@ -44,6 +44,8 @@ class Settings:
     """A name (docs/recipes.md), or the path of a `.toml` file."""
     votes: int = 1
     """Views of the task that vote on each answer; 1 answers once."""
+    prompt: str = "plain"
+    """plain writes few-shot tasks as `Q:` and `A:`; chat as turns in the model's own chat template."""
     signals: str = "needed"
     """needed measures what the policy looks at; all measures everything, for episodes to learn from."""
     seed: int = 0
@@ -140,6 +142,8 @@ def _parse(key: str, value: Any, source: str) -> Any:
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be a {kind.__name__}.")
     if key == "signals" and value not in ("needed", "all"):
         raise SettingsError(f"{source} sets signals to {value!r}; it must be needed or all.")
+    if key == "prompt" and value not in ("plain", "chat"):
+        raise SettingsError(f"{source} sets prompt to {value!r}; it must be plain or chat.")
     if key == "votes" and isinstance(value, int) and value < 1:
         raise SettingsError(f"{source} sets votes to {value!r}; it must be at least 1.")
     if isinstance(value, float) and not 0 <= value < math.inf:

@@ -40,6 +40,10 @@ class Request:
     when: When = "wait"
     max_tokens: int | None = None
     """Of each answer."""
+    shots: int = 0
+    """Demonstrations that in-context learning shows; 0 shows all that fit."""
+    calibrated: bool = False
+    """Whether in-context learning answers by calibrated labels, where there is a closed set of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ttt.augment import Space, space
 from ttt.prompts import PromptFormat, Segment, select
@@ -25,6 +25,8 @@ class Sequence:
 
     ids: tuple[int, ...]
     labels: tuple[bool, ...]
+    hidden: tuple[int, int] = (0, 0)
+    """First token, and the one after the last, of the trained prefix that this sequence does not see."""
 
 
 def sequence(head: tuple[int, ...], segments: list[Segment], loss: Loss = "all-outputs") -> Sequence:
@@ -52,6 +54,33 @@ def sequences(task: Task, fmt: PromptFormat, recipe: Recipe, seed: int) -> Itera
     if recipe.data == "sampled" or recipe.form == "direct" or len(task.demonstrations) < 2:
         return _sampled(task, fmt, recipe, views, rng)
     return _left_out(task, fmt, recipe, views, rng)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The prompt whose keys and values a prefix is, and where in it each demonstration stands."""
+
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    """By demonstration: first token and the one after the last; (0, 0) where it did not fit."""
+
+
+def shown_prefix(fmt: PromptFormat, segments: list[Segment], chosen: tuple[int, ...]) -> Shown:
+    """Instruction and the `chosen` demonstrations, as a prompt shows them."""
+    ids = list(fmt.head())
+    spans = [(0, 0)] * len(segments)
+    for i in chosen:
+        spans[i] = (len(ids), len(ids) + len(segments[i]))
+        ids += segments[i].ids
+    return Shown(tuple(ids), tuple(spans))
+
+
+def after_prefix(segments: list[Segment], shown: Shown, recipe: Recipe, seed: int) -> Iterator[Sequence]:
+    """An endless stream of demonstrations to predict, in rounds of new orders; each hides itself in the prefix."""
+    rng = random.Random(seed)
+    while True:
+        for i in rng.sample(range(len(segments)), len(segments)):
+            yield replace(sequence((), [segments[i]], recipe.loss), hidden=shown.spans[i])
 
 
 def _sampled(

@@ -153,6 +153,10 @@ class Decoder:
 
     @torch.inference_mode()
     def hidden(self, ids: Tensor, positions: Tensor, attend: Attention) -> Tensor:
+        """`run` without a record for gradients."""
+        return self.run(ids, positions, attend)
+
+    def run(self, ids: Tensor, positions: Tensor, attend: Attention) -> Tensor:
         """Packed tokens through all layers.
 
         Args:

@@ -66,6 +66,9 @@ class Bench:
         """A fresh cache for the model as it is, or with an adapter (merged into a copy where it can be)."""
         from ttt.runner import DecoderRunner, TransformersRunner
 
+        prefix = None if adapter is None else self.slots.prefix(adapter)
+        if prefix is not None and self.decoder is not None:
+            return DecoderRunner(self.decoder, self.decoding, prefix.kv)
         if self.decoder is None:
             return TransformersRunner(self.loaded.model)
         if adapter is None:
@@ -148,7 +151,7 @@ class Engine:
 
     def _attach(self, bench: Bench, name: str, folder: Path) -> None:
         if name not in bench.slots.names:
-            bench.slots.load(name, folder)
+            bench.slots.load(name, folder, bench.decoder)
         self._attached.pop(name, None)
         self._attached[name] = None
         idle = [n for n in self._attached if not self._in_use.get(n)]

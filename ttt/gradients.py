@@ -1,7 +1,7 @@
 """One adapter under training: its weights and gradients as flat tensors, and the loss that fills them.
 
 Fused (`backward`) where the model and the adapter are known in every detail, else autograd through
-transformers and PEFT.
+transformers and PEFT. A prefix has its own (`prefix`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class Trainable(Protocol):
 
 def trainable(bench: Bench, name: str) -> Trainable:
     """The attached adapter `name`, ready to be trained."""
+    prefix = bench.slots.prefix(name)
+    if prefix is not None:
+        return prefix
     lora = bench.fused_lora(name)
     return PeftAdapter(bench, name) if lora is None else FusedAdapter(bench, name, lora)
 

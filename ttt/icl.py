@@ -149,7 +149,7 @@ def write_prompt(
     Raises:
         ContextOverflow: a query, or the shortest demonstration, does not fit.
     """
-    fmt = PromptFormat(engine.loaded.tokenizer, task, queries)
+    fmt = PromptFormat(engine.loaded.tokenizer, task, queries, engine.loaded.as_turns)
     questions = tuple(map(fmt.asked, queries))
     budget = _answer_budget(engine, fmt, task, questions, max_tokens)
     segments = [fmt.segment(d) for d in task.demonstrations] if in_context else []
@@ -225,12 +225,18 @@ async def run_prompts(
     def cut_off() -> bool:
         return should_stop() or time.monotonic() > until
 
-    def start(bench: Bench) -> _Prefixes | None:
+    def start(bench: Bench) -> Prefixes | None:
         started = time.perf_counter()
         if time.monotonic() > until:
             return None
         with bench.slots.active(adapter):
-            begun = _Prefixes(bench, fmt, [p.prefix for p in prompts], adapter)
+            begun = Prefixes(bench, fmt, [p.prefix for p in prompts], adapter)
+        taken = begun.tree.n_begun + max((len(q) for _, q in asked), default=0) + budget
+        if begun.tree.n_begun and taken > engine.loaded.context_length:
+            raise ContextOverflow(
+                f"The trained prefix, the longest query and its answer take up to {taken} tokens, but the model's "
+                f"context holds {engine.loaded.context_length}; shorten the query or answer by another arm."
+            )
         passes.reading.append(time.perf_counter() - started)
         return begun
 
@@ -254,7 +260,7 @@ async def run_prompts(
             text = prompts[asked[i][0]].fmt.parse(row.text)
             results[i] = Answer(text, row.logprob, row.n_tokens, row.margin, row.finished)
 
-    for chosen in _batches(by_length, [len(question) for _, question in asked]):
+    for chosen in batches(by_length, [len(question) for _, question in asked]):
         await engine.run(partial(batch, chosen=chosen), priority)
         cut_short = any(not results[i].finished and results[i].n_tokens < budget for i in chosen)
         if should_stop() and (cut_short or len(results) < len(asked)):
@@ -265,7 +271,9 @@ async def run_prompts(
     return [tuple(islice(in_order, len(p.questions))) for p in prompts], passes
 
 
-def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+def batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of `order` in parts of at most `BATCH`, and of at most `BATCH_TOKENS` by their `lengths` unless one
+    alone has more."""
     batch: list[int] = []
     tokens = 0
     for i in order:
@@ -302,7 +310,7 @@ async def leave_one_out(
     from ttt.generate import Known, score
     from ttt.tree import Append
 
-    fmt = PromptFormat(engine.loaded.tokenizer, task)
+    fmt = PromptFormat(engine.loaded.tokenizer, task, as_turns=engine.loaded.as_turns)
     segments = [fmt.segment(d) for d in task.demonstrations]
     if not segments:
         return Judged((), ())
@@ -319,7 +327,7 @@ async def leave_one_out(
 
         return await engine.run(plain, priority)
 
-    root = await run(lambda bench: _Prefixes(bench, fmt, [fmt.head()], None))
+    root = await run(lambda bench: Prefixes(bench, fmt, [fmt.head()], None))
     leaves: dict[int, int] = {}
     level = [(root.nodes[0], list(range(len(segments))))]
     while level:
@@ -354,7 +362,11 @@ async def judge(
     priority: Priority = Priority.SIGNALS,
 ) -> Judged:
     """Score `held_out` demonstrations after the (other) demonstrations of `task`, by forward passes."""
-    fmt = PromptFormat(engine.loaded.tokenizer, Task((*task.demonstrations, *held_out), task.instruction))
+    fmt = PromptFormat(
+        engine.loaded.tokenizer,
+        Task((*task.demonstrations, *held_out), task.instruction),
+        as_turns=engine.loaded.as_turns,
+    )
     segments = [fmt.segment(d) for d in task.demonstrations]
     judged = [fmt.segment(d) for d in held_out]
     budget = engine.loaded.context_length - len(fmt.head()) - max(map(len, judged))
@@ -364,7 +376,7 @@ async def judge(
         from ttt.generate import Known, score
 
         with bench.slots.active(adapter):
-            root = _Prefixes(bench, fmt, [[*fmt.head(), *prefix]], adapter)
+            root = Prefixes(bench, fmt, [[*fmt.head(), *prefix]], adapter)
             known = [(root.nodes[0], Known(s.question, s.answer, fmt.ending)) for s in judged]
             scores = score(root.tree, known, root.stopper)
         return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
@@ -389,8 +401,9 @@ class _Sure:
             self._emit(self._chosen[row], text)
 
 
-class _Prefixes:
-    """Prefixes that have been run, side by side in one tree; lives on the owner thread."""
+class Prefixes:
+    """Prefixes that have been run, side by side in one tree; lives on the owner thread. An adapter that is a trained
+    prefix takes the place of each."""
 
     def __init__(
         self, bench: Bench, fmt: PromptFormat, prefixes: Sequence[Sequence[int]], adapter: str | None
@@ -400,6 +413,9 @@ class _Prefixes:
 
         loaded = bench.loaded
         self.tree = TokenTree(bench.runner(adapter))
-        self.nodes = [grow(self.tree, TokenTree.ROOT, tokens) for tokens in prefixes]
+        if self.tree.n_begun:  # a trained prefix stands for all of them
+            self.nodes = [TokenTree.ROOT] * len(prefixes)
+        else:
+            self.nodes = [grow(self.tree, TokenTree.ROOT, tokens) for tokens in prefixes]
         self.mark = self.tree.mark()
         self.stopper = Stopper(loaded.tokenizer, fmt.stop, loaded.eos_ids)

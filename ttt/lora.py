@@ -1,12 +1,14 @@
-"""LoRA adapters on one loaded model, by PEFT: attach, choose, save, load, detach.
+"""Adapters on one loaded model: attach, choose, save, load, detach.
 
-The base weights are frozen and never written to. With no adapter attached the model is the plain
-transformers one again. Only the thread that owns the model may call in here.
+LoRA by PEFT: the base weights are frozen and never written to, and with no adapter attached the model is the plain
+transformers one again. Trained prefixes (`prefix`) lie beside the model and change nothing in it. Only the thread
+that owns the model may call in here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,8 +28,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from ttt.decoder import Plain
+from ttt.decoder import Decoder, Plain
 from ttt.errors import AdapterError
+from ttt.prefix import Prefix, is_prefix, load_prefix
 from ttt.recipes import Recipe
 
 T = TypeVar("T")
@@ -41,10 +44,20 @@ class AdapterSlots:
         model.requires_grad_(False)
         self._base = model
         self._peft: PeftModel | None = None
+        self._prefixes: dict[str, Prefix] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._peft.peft_config) if self._peft is not None else ()
+        return (*(self._peft.peft_config if self._peft is not None else ()), *self._prefixes)
+
+    def prefix(self, name: str) -> Prefix | None:
+        """The adapter `name` where it is a trained prefix."""
+        return self._prefixes.get(name)
+
+    def put(self, name: str, prefix: Prefix) -> None:
+        """Attach a prefix."""
+        self._check_free(name)
+        self._prefixes[name] = prefix
 
     def create(self, name: str, recipe: Recipe, seed: int) -> None:
         """A fresh adapter (B = 0, so that it changes nothing yet), the same for the same seed."""
@@ -60,8 +73,8 @@ class AdapterSlots:
             torch.manual_seed(seed)
             self._add(name, config)
 
-    def load(self, name: str, folder: Path) -> None:
-        """Attach a saved adapter.
+    def load(self, name: str, folder: Path, decoder: Decoder | None = None) -> None:
+        """Attach a saved adapter; `decoder` is this model's, which a trained prefix needs.
 
         Raises:
             AdapterError: the folder is no adapter for this model.
@@ -70,8 +83,13 @@ class AdapterSlots:
             for file in (CONFIG_FILE, WEIGHTS_FILE):
                 if not (folder / file).is_file():
                     raise FileNotFoundError(f"it has no {file}")
-            config = LoraConfig.from_pretrained(str(folder))
             stored = load_file(folder / WEIGHTS_FILE)
+            if is_prefix(json.loads((folder / CONFIG_FILE).read_text())):
+                if decoder is None:
+                    raise ValueError("it is a trained prefix, which this model can't begin with")
+                self.put(name, load_prefix(stored, decoder))
+                return
+            config = LoraConfig.from_pretrained(str(folder))
             peft = self._add(name, config)
             _check_shapes(
                 stored, get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False)
@@ -86,6 +104,9 @@ class AdapterSlots:
 
     def save(self, name: str, folder: Path) -> None:
         """Write `adapter_config.json` and `adapter_model.safetensors` into `folder`."""
+        if name in self._prefixes:
+            self._prefixes[name].save(folder, str(self._base.name_or_path))
+            return
         peft = self._attached(name)
         config = cast(LoraConfig, peft.peft_config[name])
         config.target_modules = sorted(config.target_modules or ())  # a set, whose order differs by process
@@ -101,6 +122,7 @@ class AdapterSlots:
 
     def drop(self, name: str) -> None:
         """Detach if attached; with the last one gone the model is the plain base again."""
+        self._prefixes.pop(name, None)
         if self._peft is None or name not in self._peft.peft_config:
             return
         if len(self._peft.peft_config) == 1:
@@ -115,7 +137,9 @@ class AdapterSlots:
 
     @contextlib.contextmanager
     def active(self, name: str | None) -> Iterator[PreTrainedModel]:
-        """The model with adapter `name`, or as it was loaded for None."""
+        """The model with adapter `name`, or as it was loaded for None or a prefix, which is a matter of the cache."""
+        if name in self._prefixes:
+            name = None
         if self._peft is None and name is None:
             yield self._base
         elif name is None:
@@ -156,10 +180,7 @@ class AdapterSlots:
             module.lora_B[name].weight.data = b
 
     def _add(self, name: str, config: PeftConfig) -> PeftModel:
-        if name in self.names:
-            raise AdapterError(
-                f"An adapter {name!r} is attached already; drop it first or choose another name."
-            )
+        self._check_free(name)
         if self._peft is None:
             self._peft = _quiet(
                 lambda: get_peft_model(self._base, config, name, autocast_adapter_dtype=False)
@@ -168,6 +189,12 @@ class AdapterSlots:
             peft = self._peft
             _quiet(lambda: peft.add_adapter(name, config, autocast_adapter_dtype=False))
         return self._peft
+
+    def _check_free(self, name: str) -> None:
+        if name in self.names:
+            raise AdapterError(
+                f"An adapter {name!r} is attached already; drop it first or choose another name."
+            )
 
     def _attached(self, name: str) -> PeftModel:
         if self._peft is None or name not in self._peft.peft_config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ttt.crossfit import MIN_DEMONSTRATIONS
@@ -36,25 +36,25 @@ class TaskSize:
         """Tokens that both halves of the cross-fitted probe train on; 0 where it is not feasible."""
         if self.n_demonstrations < MIN_DEMONSTRATIONS:
             return 0
-        first = recipe.with_steps(recipe.probed)
+        first = replace(recipe, form="in-context", steps=recipe.probed)
         return 2 * _tokens(first, self.n_demonstrations // 2, self.prefix_tokens // 2)
 
     def rest_tokens(self, recipe: Recipe) -> int:
         """Tokens of a training that goes on from the probe; of all of it where there is none."""
-        if self.n_demonstrations < MIN_DEMONSTRATIONS:
+        if self.n_demonstrations < MIN_DEMONSTRATIONS or recipe.form != "in-context":
             return self.train_tokens(recipe)
         return self.train_tokens(recipe.with_steps(max(1, recipe.steps - recipe.probed)))
 
 
 def _tokens(recipe: Recipe, n_demonstrations: int, prefix_tokens: int) -> int:
-    shots = 1 if recipe.form == "direct" else recipe.shots
+    shots = 1 if recipe.form in ("direct", "prefix") else recipe.shots
     share = min(1.0, shots / max(n_demonstrations, 1))
     return recipe.steps * recipe.batch * min(round(prefix_tokens * share), recipe.sequence_tokens)
 
 
 def task_size(engine: Engine, task: Task, queries: Sequence[Query]) -> TaskSize:
     """Measure `task` with the engine's tokenizer."""
-    fmt = PromptFormat(engine.loaded.tokenizer, task, queries)
+    fmt = PromptFormat(engine.loaded.tokenizer, task, queries, engine.loaded.as_turns)
     segments = [fmt.segment(d) for d in task.demonstrations]
     answers = [len(s.answer) for s in segments]
     return TaskSize(

@@ -68,6 +68,8 @@ class LoadedModel:
     """Parameters without the token embeddings and the output head."""
     context_length: int
     """Tokens."""
+    as_turns: bool = False
+    """Whether few-shot tasks are written as turns of the model's chat template."""
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -149,7 +151,7 @@ def resolve(
             )
         return ModelSource(name, *_kept(fetch_built_in(BUILT_IN[name], models, say)))
     path = Path(name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
+    if path.is_file() and path.suffix.lower() == ".gguf":
         return ModelSource(name, *_kept(convert_gguf(path, models, say)))
     if path.is_dir():
         if not (path / "config.json").is_file():

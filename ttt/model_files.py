@@ -7,16 +7,13 @@ Built-in models and GGUF files are dequantised once into the cache folder and re
 
 Everything is made in a temporary folder beside its place, under a lock, and renamed at the end: a folder
 without a leading dot is whole, whatever was killed. `manifest.json` holds size and SHA-256 of each file.
-Weights are kept in float32, since dequantised values are not exact in bfloat16.
-
-Only safetensors are read. Knows nothing of how a model is named by users or loaded; transformers and torch
-are imported only to convert.
+Only safetensors are read. Knows nothing of how a model is named by users or loaded, nor what is in a GGUF file
+(`gguf_files`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -26,7 +23,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +31,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from ttt.errors import ModelDamaged, ModelError, ModelNotFound, ModelTooLarge
-from ttt.hardware import memory
+from ttt.errors import ModelDamaged, ModelError, ModelNotFound
 
 Progress = Callable[[str], None]
 """Gets a short message for people at each step of a fetch."""
@@ -152,6 +148,8 @@ def _make_once(folder: Path, source: str, bring: Callable[[Path], Path], progres
     """
     if folder.exists():
         return folder
+    from ttt.gguf_files import convert
+
     models, stem = folder.parent, f".{folder.name}"
     try:
         models.mkdir(parents=True, exist_ok=True)
@@ -165,7 +163,7 @@ def _make_once(folder: Path, source: str, bring: Callable[[Path], Path], progres
             workspace = Path(tempfile.mkdtemp(prefix=f"{stem}-", dir=models))
             try:
                 made = workspace / "model"
-                _convert(bring(workspace), made, progress)
+                convert(bring(workspace), made, progress)
                 _write_manifest(made, source)
                 made.rename(folder)
             finally:
@@ -191,52 +189,6 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _convert(gguf: Path, target: Path, progress: Progress) -> None:
-    """Dequantise a GGUF file to float32 safetensors with its tokenizer, in the new folder `target`."""
-    progress("Dequantising (once)")
-    try:
-        from gguf import GGUFReader
-
-        n_bytes = 4 * sum(int(tensor.n_elements) for tensor in GGUFReader(gguf).tensors)
-    except Exception as error:  # the reader raises whatever broken bytes lead it to
-        raise ModelDamaged(
-            f"{gguf.name} can't be read as a GGUF file ({error}): use another file."
-        ) from error
-    if (free := shutil.disk_usage(target.parent).free) < n_bytes:
-        raise ModelError(
-            f"{gguf.name} needs {gib(n_bytes)} of disk once dequantised and {target.parent.parent} has {gib(free)} "
-            "free: free some, or set TTT_ROUTER_CACHE to another folder."
-        )
-    if (free := memory()[1]) < n_bytes:
-        raise ModelTooLarge(
-            f"{gguf.name} needs {gib(n_bytes)} of memory to be dequantised and {gib(free)} is free: "
-            "free some or choose a smaller model."
-        )
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    quiet_transformers()
-    try:
-        with redirect_stderr(io.StringIO()):  # its progress bar has no switch; errors are raised, not written
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent,
-                gguf_file=gguf.name,
-                dtype=torch.float32,
-                quantization_config=GgufConfig(dequantize=True),
-                local_files_only=True,
-            )
-    except Exception as error:  # as above
-        raise ModelDamaged(
-            f"transformers can't read the model in {gguf.name} ({last_line(str(error))}): use another file."
-        ) from error
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    progress("Writing the weights")
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
 
 
 def quiet_transformers() -> None:

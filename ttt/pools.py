@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum
 
 from ttt.errors import TaskError
@@ -119,6 +119,30 @@ def sample(pools: Pools, n_demonstrations: int, n_queries: int, seed: int) -> Sa
         gold=tuple(item.output for item in queries),
         notes=notes,
     )
+
+
+def mislabelled(task: Task, share: float, seed: int) -> tuple[Task, tuple[int, ...]]:
+    """`task` with `share` of its demonstrations (rounded, 0 to 1) given the output of another one, and which they
+    are: what a careless labeller does. The same for the same seed, on any machine.
+
+    Where all outputs are the same there is nothing to exchange, and nothing changes.
+
+    Raises:
+        TaskError: the share is not from 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise TaskError(f"{share:g} of the demonstrations can't be mislabelled; give a share from 0 to 1.")
+    shown = list(task.demonstrations)
+    order = sorted(range(len(shown)), key=lambda i: _hash(f"flip {seed}", canonical_text(shown[i].input)))
+    flipped = []
+    for i in order[: round(share * len(shown))]:
+        own = canonical_text(shown[i].output)
+        others = sorted({d.output for d in task.demonstrations if canonical_text(d.output) != own})
+        if others:
+            wrong = others[_hash(f"wrong {seed}", canonical_text(shown[i].input)) % len(others)]
+            shown[i] = Demonstration(shown[i].input, wrong)
+            flipped.append(i)
+    return replace(task, demonstrations=tuple(shown)), tuple(sorted(flipped))
 
 
 def baseline_rates(pools: Pools) -> BaselineRates:

@@ -2,7 +2,7 @@
 
 The prompt is the published few-shot one (arXiv 2411.07279, BIG-Bench-Hard): an instruction, then
 `Q: …\\nA: …\\n\\n` for each demonstration, then `Q: …\\nA:`. A plain question without demonstrations is written in
-the model's own chat template. Special tokens that a text spells out stay text. Segments are tokenised apart and
+the model's own chat template, and so, where that is set, are demonstrations, as earlier turns (`turns`). Special tokens that a text spells out stay text. Segments are tokenised apart and
 concatenated, so that orders, subsets and shared prefixes need no second tokenisation and the cache of
 a prefix is valid for everything that follows it. A task whose cells are single characters between
 spaces ("0 0 5 5") is written without the spaces where that is one token a cell: half the tokens.
@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from ttt.errors import ContextOverflow, TaskError
 from ttt.task import Demonstration, Query, Task
+from ttt.turns import Turns, turns_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE = "qa1"
 """Version of the template, part of every adapter's key."""
+TURNS_TEMPLATE = "turns1"
+"""The same for demonstrations as turns of a chat."""
 
 SEPARATOR = "\n\n"
 _CELLS = re.compile(r"\S(?: \S)+(?:\n\S(?: \S)+)*")
@@ -55,9 +58,23 @@ class Segment:
 class PromptFormat:
     """How one task is written for one tokenizer. Cheap to make; holds no tensors."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, task: Task, queries: Sequence[Query] = ()) -> None:
-        """`queries`: those that will be asked; they say whether this is plain questions to a chat model."""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        queries: Sequence[Query] = (),
+        as_turns: bool = False,
+    ) -> None:
+        """
+        Args:
+            queries: those that will be asked; they say whether this is plain questions to a chat model.
+            as_turns: whether demonstrations are written as turns of the tokenizer's chat template.
+
+        Raises:
+            TaskError: `as_turns`, and the template can't be used for that.
+        """
         self._tokenizer = tokenizer
+        self._turns: Turns | None = None
         self.chat = is_chat(tokenizer, task, queries)
         texts = [t for d in task.demonstrations for t in (d.input.strip(), d.output.strip())]
         self.compact = bool(texts) and all(is_cells(t) for t in texts) and self._one_token_a_cell(texts)
@@ -69,19 +86,26 @@ class PromptFormat:
         if not task.demonstrations:
             self.stop = () if self.chat else (SEPARATOR, "\nQ:")
         self.instruction = task.instruction.strip()
+        if as_turns and task.demonstrations:
+            self._turns = turns_of(tokenizer, bool(self.instruction))
+            self.stop = (self._written_out(self._turns.closing),)
 
     @property
     def template(self) -> str:
         """Template version with the rendering that this task got."""
         if self.chat:
             return "chat"
-        return TEMPLATE + ("-compact" if self.compact else "")
+        template = TEMPLATE if self._turns is None else TURNS_TEMPLATE
+        return template + ("-compact" if self.compact else "")
 
     def head(self) -> tuple[int, ...]:
         """Beginning-of-sequence token where the tokenizer adds one, then the instruction; a chat template
         brings its own."""
         if self.chat:
             return ()
+        if self._turns is not None:
+            first, *second = (_template_ids(self._tokenizer, piece) for piece in self._turns.opening)
+            return first + (self._ids(self.instruction) + second[0] if second else ())
         bos = _tokenised(self._tokenizer, "", True)
         bos = bos[:1] if bos and bos[0] == self._tokenizer.bos_token_id else ()
         if not self.instruction:
@@ -101,9 +125,13 @@ class PromptFormat:
     @cached_property
     def ending(self) -> tuple[int, ...]:
         """Tokens that decoding stops at for certain when they follow an answer."""
+        if self._turns is not None:
+            return _template_ids(self._tokenizer, self._turns.closing)
         return self.separator + (self._ids("Q:") if self.stop == ("\nQ:",) else ())
 
     def question(self, text: str) -> tuple[int, ...]:
+        if self._turns is not None:
+            return self._ids(self.render(text)) + _template_ids(self._tokenizer, self._turns.answering)
         return self._ids(f"Q: {self.render(text)}\nA:")
 
     def asked(self, query: Query) -> tuple[int, ...]:
@@ -117,10 +145,12 @@ class PromptFormat:
         return _templated(self._tokenizer, messages)
 
     def answer(self, text: str) -> tuple[int, ...]:
-        return self._ids(f" {self.render(text)}")
+        lead = " " if self._turns is None else self._turns.lead
+        return self._ids(f"{lead}{self.render(text)}")
 
     def segment(self, d: Demonstration) -> Segment:
-        return Segment(self.question(d.input), self.answer(d.output), self.separator)
+        after = self.separator if self._turns is None else self.ending
+        return Segment(self.question(d.input), self.answer(d.output), after)
 
     def render(self, text: str) -> str:
         text = text.strip()
@@ -143,6 +173,12 @@ class PromptFormat:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return _tokenised(self._tokenizer, text, False)
+
+    def _written_out(self, closing: str) -> str:
+        """What tells that an answer has ended: the special token that closes it, or all that follows it."""
+        token = _template_ids(self._tokenizer, closing)[0]
+        special = token in self._tokenizer.all_special_ids
+        return str(self._tokenizer.decode([token])) if special else closing.rstrip() or closing
 
     def _one_token_a_cell(self, texts: Sequence[str]) -> bool:
         symbols = sorted({c for t in texts for c in t if not c.isspace()})
@@ -182,6 +218,12 @@ def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]
 def _tokenised(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> tuple[int, ...]:
     """One answer asks some eighty times for the tokens of a few texts, at 60 µs each."""
     return tuple(tokenizer(text, add_special_tokens=special, split_special_tokens=True).input_ids)
+
+
+@lru_cache(maxsize=256)
+def _template_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Tokens of what a chat template writes, special ones included."""
+    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=False).input_ids)
 
 
 def select(segments: Sequence[Segment], budget: int, order: Sequence[int]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from ttt.errors import TaskError
 from ttt.task import Task
 
 Data = Literal["sampled", "leave-one-out", "leave-two-out"]
-Form = Literal["in-context", "direct"]
+Form = Literal["in-context", "direct", "prefix"]
 Loss = Literal["all-outputs", "last-output", "all-tokens"]
 
 
@@ -65,7 +65,9 @@ class Recipe:
     data_tokens: int = 0
     """The fixed set ends once it holds so many tokens; 0 only ends it at `steps` × `batch` sequences."""
     form: Form = "in-context"
-    """`direct` trains and answers input → output without demonstrations in the prompt."""
+    """`direct` trains and answers input → output without demonstrations in the prompt. `prefix` trains no LoRA, but the
+    keys and values of the demonstrations (context tuning, see `prefix`): each step predicts `batch` of them, one a
+    sequence; `rank`, `alpha`, `targets`, `shots`, `sequence_tokens`, `augmentations` and `data` say nothing there."""
     loss: Loss = "all-outputs"
     """What is predicted: every answer of a sequence, only its last one, or all tokens."""
 
@@ -159,6 +161,8 @@ _THOROUGH = (
 """More steps at half the rate; not measured yet."""
 _DIRECT = _derived("direct", form="direct", batch=5)
 """Five single demonstrations a step; the published ablation finds it worse than in-context sequences."""
+_CONTEXT = _derived("context", form="prefix", learning_rate=3e-3, steps=40, batch=5, augmentations=("order",))
+"""Context tuning (arXiv 2507.04221): predicts five demonstrations a step, each hidden from itself. Not measured."""
 _BBH = Recipe(
     "paper-bbh",
     rank=64,
@@ -201,6 +205,7 @@ RECIPES: dict[str, tuple[Recipe, Recipe]] = {
     "standard": (TEXT, CELLS),
     "thorough": _THOROUGH,
     "direct": _DIRECT,
+    "context": _CONTEXT,
     "paper-bbh": (_BBH, _BBH),
     "paper-arc": (_ARC, _ARC),
 }
@@ -228,6 +233,11 @@ def find_recipes(name: str) -> tuple[Recipe, Recipe]:
 def fitting(recipes: tuple[Recipe, Recipe], task: Task) -> Recipe:
     """The one of the two that is for tasks like this."""
     return recipes[1] if symbol_alphabet(task) else recipes[0]
+
+
+def probing(recipe: Recipe, task: Task) -> Recipe:
+    """What a probe trains by: the recipe itself, or where that does not answer in context, the standard one."""
+    return recipe if recipe.form == "in-context" else fitting(RECIPES["standard"], task)
 
 
 def recipe(name: str, task: Task) -> Recipe:

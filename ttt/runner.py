@@ -44,6 +44,11 @@ class Runner(Protocol):
     """A model with a cache that grows with each batch."""
 
     @property
+    def length(self) -> int:
+        """Keys in the cache."""
+        ...
+
+    @property
     def vocabulary(self) -> int: ...
 
     def run(self, batch: Batch) -> Tensor:
@@ -62,14 +67,33 @@ FEW_TOKENS = 64
 class DecoderRunner:
     """Through `Decoder`, with key and value buffers of our own."""
 
-    def __init__(self, decoder: Decoder, decoding: Decoder | None = None) -> None:
-        """`decoding`: the same weights in the type that decodes faster; runs passes of few tokens."""
+    def __init__(
+        self, decoder: Decoder, decoding: Decoder | None = None, prefix: Tensor | None = None
+    ) -> None:
+        """
+        Args:
+            decoding: the same weights in the type that decodes faster; runs passes of few tokens.
+            prefix: keys and values to begin with, (layers, 2, kv heads, tokens, head size).
+        """
         self._decoder = decoder
         self._decoding = decoding = decoding or decoder
         n, shape = len(decoder.layers), (decoder.kv_heads, 0, decoder.head_size)
         self._keys = [torch.empty(shape, dtype=decoding.dtype, device=decoder.device) for _ in range(n)]
         self._values = list(self._keys)
         self._length = 0
+        if prefix is not None:
+            self._keys, self._values = (list(prefix[:, i].to(decoding.dtype)) for i in (0, 1))
+            self._length = prefix.shape[3]
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def cached(self) -> Tensor:
+        """All keys and values, (layers, 2, kv heads, tokens, head size)."""
+        n = self._length
+        pairs = zip(self._keys, self._values, strict=True)
+        return torch.stack([torch.stack([k[:, :n], v[:, :n]]) for k, v in pairs])
 
     @property
     def vocabulary(self) -> int:
@@ -137,6 +161,10 @@ class TransformersRunner:
                 f"This model has layers of type {', '.join(sorted(unknown))}, where only full and sliding-window "
                 "attention can be run; choose another model."
             )
+
+    @property
+    def length(self) -> int:
+        return self._length
 
     def crop(self, keys: int) -> None:
         if self._length > keys:

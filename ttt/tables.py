@@ -274,9 +274,15 @@ def render(value: object, where: str, *, may_be_empty: bool = False) -> str:
 def _render_grid(value: list[object], where: str) -> str:
     rows = value if any(isinstance(row, list) for row in value) else [value]
     lines = [" ".join(row) for row in rows if isinstance(row, list) and row and all(map(_is_whole, row))]
-    widths = {len(line.split()) for line in lines}
-    if len(lines) != len(rows) or len(widths) != 1:
+    if len(lines) != len(rows):
         raise FormatError(f"{where} is a list, but no grid (whole numbers, rows of one length); give text.")
+    widths = [len(line.split()) for line in lines]
+    for number, width in enumerate(widths, start=1):
+        if width != widths[0]:
+            raise FormatError(
+                f"{where} is no grid: row {number} has {width} cells and row 1 has {widths[0]}; make all rows of one "
+                "length, or give text."
+            )
     return "\n".join(lines)
 
 

@@ -17,10 +17,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttt.dataset import Sequence, sequences
+from ttt.dataset import Sequence, Shown, after_prefix, sequences, shown_prefix
 from ttt.engine import Bench, Engine, Priority
 from ttt.errors import Cancelled, NonFiniteLoss, OutOfMemory, TaskError
 from ttt.gradients import Trainable, trainable
+from ttt.icl import context_budget, shown_order
 from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe
 from ttt.task import Task
@@ -111,7 +112,7 @@ async def train_adapter(
     *,
     keep: bool = False,
 ) -> TrainReport:
-    """Train a LoRA adapter on the task's demonstrations.
+    """Train an adapter on the task's demonstrations: LoRA or, where the recipe says so, a prefix.
 
     Trainings that run at the same time on one engine share their passes (see `rounds`). With `keep` the
     adapter stays attached under `request.name`; otherwise it is detached at the end, and always after a
@@ -122,13 +123,21 @@ async def train_adapter(
         should_stop: asked before each step and, of known decoders, between its layers, on the engine's thread.
 
     Raises:
-        TaskError: no demonstrations.
+        TaskError: no demonstrations, or one that does not fit the model's context.
         NonFiniteLoss, OutOfMemory, Cancelled: the base is unchanged and nothing was written.
     """
     if not request.task.demonstrations:
         raise TaskError("Training needs at least one demonstration; add some or answer zero-shot.")
-    fmt = PromptFormat(engine.loaded.tokenizer, request.task)
-    training = Training(request, sequences(request.task, fmt, request.recipe, request.seed), should_stop)
+    fmt = PromptFormat(engine.loaded.tokenizer, request.task, as_turns=engine.loaded.as_turns)
+    shown = None
+    if request.recipe.form == "prefix":
+        segments = [fmt.segment(d) for d in request.task.demonstrations]
+        room = context_budget(engine, fmt, [s.question for s in segments], fmt.max_new_tokens(request.task))
+        shown = shown_prefix(fmt, segments, shown_order(segments, room))
+        stream = after_prefix(segments, shown, request.recipe, request.seed)
+    else:
+        stream = sequences(request.task, fmt, request.recipe, request.seed)
+    training = Training(request, stream, should_stop, shown)
     done = False
     try:
         await engine.run(training.start, Priority.TRAINING)
@@ -150,8 +159,14 @@ class Training:
     send: Callable[[Any], None]
 
     def __init__(
-        self, request: TrainRequest, stream: Iterator[Sequence], should_stop: Callable[[], bool]
+        self,
+        request: TrainRequest,
+        stream: Iterator[Sequence],
+        should_stop: Callable[[], bool],
+        shown: Shown | None = None,
     ) -> None:
+        """`shown`: the prompt to train a prefix from, in place of LoRA."""
+        self.shown = shown
         self.request, self.stream, self.should_stop = request, stream, should_stop
         self.tokens = self.labelled = self.trainable = 0
         self.seconds = 0.0
@@ -166,7 +181,13 @@ class Training:
         started = time.perf_counter()
         request = self.request
         recipe = request.recipe
-        bench.slots.create(request.name, recipe, request.seed)
+        if self.shown is not None:
+            from ttt.prefix import read_prefix
+
+            bench.slots.put(request.name, read_prefix(bench, self.shown.ids))
+            self.tokens += len(self.shown.ids)
+        else:
+            bench.slots.create(request.name, recipe, request.seed)
         self.attached = True
         self.weights = trainable(bench, request.name)
         # The adapter runs in the model's type; its optimiser keeps a float32 copy, since at bfloat16's

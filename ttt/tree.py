@@ -38,12 +38,14 @@ class TokenTree:
     ROOT = 0
 
     def __init__(self, runner: Runner) -> None:
-        """`runner`: a fresh one, whose cache is empty."""
+        """`runner`: a fresh one; what its cache begins with (a trained prefix) is the root's."""
         self._runner = runner
-        self._ends = [0]
+        self.n_begun = runner.length
+        """Tokens that the root holds from the start."""
+        self._ends = [self.n_begun]
         self._ancestors = torch.ones(1, 1, dtype=torch.bool)  # (nodes, nodes): [i, j] = j is i or above it
-        self._key_node = torch.zeros(0, dtype=torch.long)  # (keys,)
-        self._key_position = torch.zeros(0, dtype=torch.long)  # (keys,)
+        self._key_node = torch.zeros(self.n_begun, dtype=torch.long)  # (keys,)
+        self._key_position = torch.arange(self.n_begun)  # (keys,)
 
     def child(self, parent: int) -> int:
         """A new empty node below `parent`."""

@@ -10,10 +10,11 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ttt.augment import DEFAULT, View, check_names, identity, space
 from ttt.content import content_kind
-from ttt.engine import Engine, Priority
+from ttt.engine import Bench, Engine, Priority
 from ttt.errors import ContextOverflow
 from ttt.icl import BATCH, Answer, ICLResult, Prompt, run_prompts, write_prompt
 from ttt.task import Query, Task
@@ -169,9 +170,54 @@ async def vote_answers(
         TaskError: an unknown augmentation.
         Cancelled: `should_stop` said so.
     """
+    found, left_out = await gather_views(
+        engine,
+        task,
+        queries,
+        plain,
+        votes,
+        augmentations=augmentations,
+        seed=seed,
+        adapter=adapter,
+        in_context=in_context,
+        should_stop=should_stop,
+        max_tokens=max_tokens,
+    )
+    of_cells = content_kind(task) in ("grid", "sequence")
+    rule: Callable[[Iterable[Vote]], str] = hierarchical if of_cells else plurality
+    answers = tuple(_elected(rule, found, i) for i in range(len(queries)))
+    return Voted(
+        answers,
+        tuple(f.view.name for f in found),
+        "hierarchical" if of_cells else "plurality",
+        sum(f.not_shown for f in found),
+        sum(f.not_inverted for f in found),
+        sum(a.text != b.text for a, b in zip(answers, plain.answers, strict=True)),
+        tuple(left_out),
+    )
+
+
+async def gather_views(
+    engine: Engine,
+    task: Task,
+    queries: Sequence[Query],
+    plain: ICLResult,
+    votes: int,
+    *,
+    augmentations: Iterable[str] = DEFAULT,
+    seed: int = 0,
+    adapter: str | None = None,
+    in_context: bool = True,
+    should_stop: Callable[[], bool] = lambda: False,
+    max_tokens: int | None = None,
+) -> tuple[list[ViewAnswers], list[str]]:
+    """What up to `votes` views answer, `plain` first, and why there are fewer; arguments and errors as in
+    `vote_answers`."""
     # Where no demonstration is shown, another order of them is no other view.
     names = [name for name in check_names(augmentations) if in_context or name != "order"]
     views, left_out = [], []
+    if adapter is not None and await engine.run(partial(_is_prefix, name=adapter)):
+        names = []  # the prefix shows the demonstrations as they are
     drawn = draw_views(task, names, votes - 1, random.Random(seed))
     if len(drawn) < votes - 1:
         left_out.append(f"{votes} views were asked for; this task has {len(drawn) + 1} different ones.")
@@ -192,26 +238,23 @@ async def vote_answers(
         should_stop=should_stop,
         max_tokens=max_tokens,
     )
-    first = ViewAnswers(identity(len(task.demonstrations)), plain.answers, 0, 0)
-    of_cells = content_kind(task) in ("grid", "sequence")
-    rule: Callable[[Iterable[Vote]], str] = hierarchical if of_cells else plurality
-    answers = tuple(_elected(rule, [first, *found], i) for i in range(len(queries)))
-    return Voted(
-        answers,
-        (first.view.name, *(view.name for view in views)),
-        "hierarchical" if of_cells else "plurality",
-        sum(f.not_shown for f in found),
-        sum(f.not_inverted for f in found),
-        sum(a.text != b.text for a, b in zip(answers, plain.answers, strict=True)),
-        tuple(left_out),
-    )
+    return [ViewAnswers(identity(len(task.demonstrations)), plain.answers, 0, 0), *found], left_out
+
+
+def _is_prefix(bench: Bench, name: str) -> bool:
+    return bench.slots.prefix(name) is not None
+
+
+def votes_on(found: Sequence[ViewAnswers], query: int) -> list[Vote]:
+    """The votes that views cast on one query; predictions that could not be turned back cast none."""
+    given = [(f.view, f.answers[query]) for f in found]
+    return [Vote(a.text, a.logprob, a.n_tokens, view.transformation) for view, a in given if a is not None]
 
 
 def _elected(rule: Callable[[Iterable[Vote]], str], found: Sequence[ViewAnswers], query: int) -> Answer:
-    given = [(f.view, f.answers[query]) for f in found]
-    said = [(view, answer) for view, answer in given if answer is not None]
-    winner = rule([Vote(a.text, a.logprob, a.n_tokens, view.transformation) for view, a in said])
-    return max((a for _, a in said if a.text == winner), key=lambda a: a.logprob)
+    winner = rule(votes_on(found, query))
+    said = [answer for f in found if (answer := f.answers[query]) is not None]
+    return max((a for a in said if a.text == winner), key=lambda a: a.logprob)
 
 
 async def consistency(

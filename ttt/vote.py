@@ -53,6 +53,16 @@ def hierarchical(votes: Iterable[Vote], top: int = TOP) -> str:
     Raises:
         ValueError: no votes.
     """
+    return attempts(votes, 1, top)[0]
+
+
+def attempts(votes: Iterable[Vote], n: int = 2, top: int = TOP) -> tuple[str, ...]:
+    """The first `n` answers of the hierarchical vote, best first; fewer where there are no more. ARC counts a
+    task as solved by either of two.
+
+    Raises:
+        ValueError: no votes.
+    """
     groups: defaultdict[tuple[str, ...], list[Vote]] = defaultdict(list)
     for vote in votes:
         groups[vote.transformation].append(vote)
@@ -62,7 +72,7 @@ def hierarchical(votes: Iterable[Vote], top: int = TOP) -> str:
         for text in sorted(by_text, key=lambda t: _rank(t, by_text[t]), reverse=True)[:top]:
             gone_on += by_text[text]
     by_text = _by_text(gone_on)
-    return max(by_text, key=lambda text: _rank(text, by_text[text]))
+    return tuple(sorted(by_text, key=lambda text: _rank(text, by_text[text]), reverse=True)[:n])
 
 
 def _by_text(votes: Iterable[Vote]) -> dict[str, list[Vote]]:

@@ -13,7 +13,6 @@ import typer
 from router.settings import Settings, read_settings
 
 Preference = Literal["fast", "balanced", "accurate"]
-ArmOption = Literal["auto", "icl", "ttt", "zero-shot"]
 
 Model = Annotated[
     str | None,
@@ -50,6 +49,21 @@ def settings_of(**given: Any) -> Settings:
         SettingsError: a value that can't be.
     """
     return read_settings(given)
+
+
+def check_arm(name: str, option: str) -> str:
+    """
+    Raises:
+        typer.BadParameter: there is no arm of this name.
+    """
+    from router.arms import FORMS, parse_arm
+    from router.errors import RouterError
+
+    try:
+        parse_arm(name)
+    except RouterError as error:
+        raise typer.BadParameter(f"{name!r} is no arm; choose from {FORMS}.", param_hint=option) from error
+    return name
 
 
 def check_worth(prefer: str | None, worth_s: float | None) -> None:

@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from router.cli.options import (
-    ArmOption,
     DataDir,
     Device,
     Dtype,
@@ -22,6 +21,7 @@ from router.cli.options import (
     RecipeOption,
     Votes,
     Worth,
+    check_arm,
     check_worth,
     settings_of,
 )
@@ -60,7 +60,10 @@ def solve(
         str | None, typer.Option("--instruction", metavar="TEXT", help="What to do, in words.")
     ] = None,
     arm: Annotated[
-        ArmOption, typer.Option("--arm", help="How to answer; auto decides whether to train.")
+        str,
+        typer.Option(
+            "--arm", metavar="ARM", help="auto (decides whether to train), icl, ttt, zero-shot, icl:4, …"
+        ),
     ] = "auto",
     prefer: Prefer = None,
     worth: Worth = None,
@@ -95,6 +98,7 @@ def solve(
       cat task.json | ttt-router solve - --json
     """
     check_worth(prefer, worth)
+    check_arm(arm, "--arm")
     asked = _read(task, demos, queries, query or [], instruction)
     settings = settings_of(
         model=model, device=device, dtype=dtype, data_dir=data_dir, seed=seed, recipe=recipe, votes=votes

@@ -20,10 +20,10 @@ from router.metrics import MetricError
 from router.settings import Settings
 from router.statistics import mcnemar_exact, paired_difference, wilson_interval
 from store import Store
-from tests.router.conftest import POOR, QUICK, RICH, TRUSTING
+from tests.router.conftest import OTHER, POOR, QUICK, RICH, TRUSTING
 from ttt.errors import TaskError
 from ttt.formats import read_family
-from ttt.pools import split
+from ttt.pools import sample, split
 from ttt.recipes import RECIPES
 
 OPTIONS = EvaluateOptions(demonstrations=4, queries=3)
@@ -41,6 +41,7 @@ def write_family(folder: Path, name: str, n: int = 24, output: str = "ok") -> Pa
 @pytest.fixture
 def settings(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setitem(RECIPES, "quick", (QUICK, QUICK))
+    monkeypatch.setitem(RECIPES, "other", (OTHER, OTHER))
     return Settings(model=str(tiny_llama), device="cpu", dtype="float32", recipe="quick", worth_s=RICH)
 
 
@@ -260,6 +261,59 @@ def test_gold_answers_of_queries_reach_neither_signals_decisions_nor_answers(
     assert losses[0] == losses[1]
     assert one["majority"] != two["majority"], "the scrambled answers were really read"
     assert not any(any(cell["correct"]) for cell in two["arms"].values())
+
+
+def test_variants_of_arms_stand_beside_the_plain_ones(settings: Settings, tmp_path: Path) -> None:
+    arms = ("icl", "ttt", "icl:2", "icl:calibrated", "icl@3", "ttt@3", "ttt:other")
+    report = evaluate([write_family(tmp_path, "aa")], replace(OPTIONS, arms=arms), settings)
+    (row,) = report["families"]
+    assert tuple(row["arms"]) == arms and list(report["summary"]["arms"]) == list(arms)
+    took = {name: cell["arm"] for name, cell in row["arms"].items()}
+    assert took["icl:2"] == "icl:2" and took["icl@3"] == "icl" and took["ttt:other"] == "train:other"
+    assert took["icl:calibrated"] == "icl", "one output is no set of labels"
+    assert took["ttt@3"].startswith("reuse:"), "the adapter was there"
+    assert row["arms"]["ttt@3"]["seconds"] > row["arms"]["ttt"]["seconds"] / 2, "and is paid for all the same"
+    compared = {
+        "ttt - icl",
+        "icl:2 - icl",
+        "icl:calibrated - icl",
+        "icl@3 - icl",
+        "ttt@3 - icl",
+        "ttt:other - icl",
+    }
+    assert set(report["summary"]["differences"]) == compared
+
+
+def test_mislabelled_demonstrations_are_recorded_and_reach_only_the_task(
+    settings: Settings, tmp_path: Path
+) -> None:
+    pairs = [{"input": f"aa {i:02d}", "output": "ab"[i % 2]} for i in range(40)]
+    file = tmp_path / "aa.json"
+    file.write_text(json.dumps({"name": "aa", "demonstrations": pairs}))
+    options = replace(OPTIONS, demonstrations=8, arms=("icl",))
+    clean, flipped = (
+        evaluate([file], replace(options, flip_labels=share), settings)["families"][0]
+        for share in (0.0, 0.25)
+    )
+    assert "mislabelled" not in clean and len(flipped["mislabelled"]) == 2
+    assert clean["n_queries"] == flipped["n_queries"] and clean["majority"] == flipped["majority"]
+    assert flipped["arms"]["icl"]["correct"] == [
+        int(a == b) for a, b in zip(flipped["arms"]["icl"]["answers"], gold_of(file, options), strict=True)
+    ], "judged by the true labels"
+
+
+def gold_of(file: Path, options: EvaluateOptions) -> tuple[str, ...]:
+    return sample(split(read_family(file)), options.demonstrations, options.queries, 0).gold
+
+
+def test_three_demonstrations_are_enough(settings: Settings, tmp_path: Path, use: Use) -> None:
+    """No half of three can judge the other, so `auto` has no evidence for training and answers in context."""
+    use(TRUSTING)
+    options = replace(OPTIONS, demonstrations=3, arms=("icl", "ttt", "auto"))
+    (row,) = evaluate([write_family(tmp_path, "aa")], options, settings)["families"]
+    assert row["arms"]["ttt"]["arm"] == "train:quick" and row["arms"]["auto"]["arm"] == "icl"
+    assert row["arms"]["auto"]["answers"] == row["arms"]["icl"]["answers"]
+    assert "Too few demonstrations" in row["auto"]["fallback"] or not row["auto"]["fallback"]
 
 
 # The summary, by hand

@@ -192,6 +192,11 @@ def test_queries_with_and_without_gold_answers(
         ("a.jsonl", '{"input": "a", "output": "b"}\n{"input": \n', "line 2 is not valid JSON"),
         ("a.jsonl", "[1, 2]\n", "line 1 is a list"),
         ("a.json", '{"demonstrations": []}', "holds an object"),
+        (
+            "a.json",
+            '[{"input": [[1, 2], [3]], "output": 1}]',
+            "row 2 has 1 cells and row 1 has 2; make all rows",
+        ),
         ("a.json", '[{"input": "a", "output": null}]', "element 1: the output is null"),
         ("a.xlsx", "a,b", r"suffix '\.xlsx'"),
         ("a.csv", b"\xef\xbb\xbfa,b\nc,\xe9\n", "not UTF-8: byte 9 is 0xe9"),

@@ -247,10 +247,64 @@ def test_a_gguf_file_of_the_users_is_converted_once(tiny_gguf: Path, tmp_path: P
         resolve(str(tiny_gguf), tmp_path)
 
 
-def test_a_broken_gguf_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "broken.gguf").write_bytes(b"GGUFnot really")
-    with pytest.raises(ModelDamaged, match=r"broken.gguf can't be read"):
-        resolve(str(tmp_path / "broken.gguf"), tmp_path / "cache")
+def test_a_broken_gguf_file_is_refused(tmp_path: Path, tiny_gguf: Path) -> None:
+    """Wherever it is cut: in its magic, its metadata, its list of tensors or its last weights."""
+    whole = tiny_gguf.read_bytes()
+    for n in (0, 3, 14, 40, 200, 3000, len(whole) // 2, len(whole) - 5):
+        (tmp_path / "broken.gguf").write_bytes(whole[:n])
+        with pytest.raises(
+            ModelDamaged, match=r"^broken.gguf can't be read: .*(get it again|use another one)\.$"
+        ):
+            resolve(str(tmp_path / "broken.gguf"), tmp_path / "cache")
+    (tmp_path / "text.gguf").write_text("not a model at all")
+    with pytest.raises(ModelDamaged, match=r"it is no GGUF file"):
+        resolve(str(tmp_path / "text.gguf"), tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "models").glob("gguf-*"))
+
+
+def write_gguf(path: Path, architecture: str, **more: object) -> Path:
+    """A GGUF file with one tensor and what `more` says."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, architecture)
+    if more.get("tokenizer", True):
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list(["a", "b"])
+    if "split" in more:
+        writer.add_uint16("split.count", 3)
+    if "kind" in more:
+        kind = gguf.GGMLQuantizationType[str(more["kind"])]
+        _, size = gguf.GGML_QUANT_SIZES[kind]
+        writer.add_tensor(
+            "x.weight", np.zeros((2, size), dtype=np.uint8), raw_shape=(2, size), raw_dtype=kind
+        )
+    elif more.get("tensor", True):
+        writer.add_tensor("x.weight", np.zeros((2, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "told"),
+    [
+        ("llama", {"split": True}, "one of 3 parts: join them"),
+        ("llama", {"tokenizer": False}, "has no tokenizer in it"),
+        ("llama", {"tensor": False}, "holds no weights"),
+        ("llama", {"kind": "Q8_1"}, "quantised as Q8_1, which can't be dequantised here"),
+        ("nonesuch", {}, "transformers can't read the model in x.gguf .*nonesuch"),
+    ],
+)
+def test_a_gguf_file_that_can_not_be_used_is_told_why(
+    architecture: str, more: dict[str, object], told: str, tmp_path: Path
+) -> None:
+    path = write_gguf(tmp_path / "x.gguf", architecture, **more)
+    with pytest.raises(ModelError, match=told) as caught:
+        resolve(str(path), tmp_path / "cache")
+    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------------------------------------- naming

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from ttt.errors import TaskError
 from ttt.formats import Family, Item
-from ttt.pools import baseline_rates, sample, split
-from ttt.task import canonical_text
+from ttt.pools import baseline_rates, mislabelled, sample, split
+from ttt.task import Demonstration, Task, canonical_text
 
 
 def family(*items: Item, notes: tuple[str, ...] = ()) -> Family:
@@ -129,3 +129,33 @@ def test_majority_is_chosen_on_demonstrations_and_measured_on_queries() -> None:
 def test_rates_of_an_empty_family_are_zero() -> None:
     rates = baseline_rates(split(family()))
     assert (rates.chance, rates.majority) == (0.0, 0.0)
+
+
+TENS = Task(tuple(Demonstration(f"in {i}", "ab"[i % 2]) for i in range(10)), "Say.")
+
+
+@pytest.mark.parametrize("share,n", [(0.0, 0), (0.1, 1), (0.25, 2), (1.0, 10)])
+def test_mislabelled_demonstrations_have_another_ones_output(share: float, n: int) -> None:
+    task, flipped = mislabelled(TENS, share, 3)
+    changed = [
+        i for i, (a, b) in enumerate(zip(TENS.demonstrations, task.demonstrations, strict=True)) if a != b
+    ]
+    assert tuple(changed) == flipped and len(flipped) == n
+    assert [d.input for d in task.demonstrations] == [d.input for d in TENS.demonstrations]
+    assert {d.output for d in task.demonstrations} <= {"a", "b"} and task.instruction == "Say."
+    assert mislabelled(TENS, share, 3) == (task, flipped)
+
+
+def test_seeds_mislabel_other_demonstrations() -> None:
+    assert len({mislabelled(TENS, 0.1, seed)[1] for seed in range(8)}) > 2
+
+
+def test_where_all_outputs_are_one_none_can_be_mislabelled() -> None:
+    same = Task(tuple(Demonstration(f"in {i}", "ok") for i in range(4)))
+    assert mislabelled(same, 0.5, 0) == (same, ())
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_an_impossible_share_is_refused(share: float) -> None:
+    with pytest.raises(TaskError, match="from 0 to 1"):
+        mislabelled(TENS, share, 0)

@@ -77,13 +77,13 @@ async def test_views_in_one_tree_answer_as_each_by_itself(
 async def test_many_queries_go_view_by_view(loud_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is full without a second view, whose keys would only be in the way."""
     made: list[int] = []
-    real = icl._Prefixes.__init__
+    real = icl.Prefixes.__init__
 
     def spy(self: Any, bench: Any, fmt: Any, prefixes: Any, adapter: Any) -> None:
         made.append(len(prefixes))
         real(self, bench, fmt, prefixes, adapter)
 
-    monkeypatch.setattr(icl._Prefixes, "__init__", spy)
+    monkeypatch.setattr(icl.Prefixes, "__init__", spy)
     await answer_views(loud_engine, TASK, QUERIES[:1] * 17, VIEWS)
     await answer_views(loud_engine, TASK, QUERIES[:1] * 16, VIEWS)
     assert made == [1, 1, 1, 2, 1]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttt.vote import Vote, agreement, hierarchical, plurality
+from ttt.vote import Vote, agreement, attempts, hierarchical, plurality
 
 Rule = Callable[[Iterable[Vote]], str]
 
@@ -87,6 +87,15 @@ def test_in_a_hierarchy_the_commonest_of_each_transformation_go_on() -> None:
     rest = votes("f", transformation="shift") + votes("fc", -5.0, "scale")
     assert hierarchical(babble + rest) != "c"
     assert hierarchical(votes("abc", -2.0, "x") + votes("b", -9.0, "y"), top=1) == "a"
+
+
+def test_two_attempts_are_the_two_best_of_the_hierarchy() -> None:
+    cast = votes("aaab", transformation="mirror") + votes("bbc", transformation="shift")
+    assert attempts(cast) == ("a", "b")
+    assert attempts(cast)[0] == hierarchical(cast) and attempts(cast, 5)[:2] == attempts(cast)
+    assert attempts(votes("a")) == ("a",), "there is no second"
+    with pytest.raises(ValueError):
+        attempts([])
 
 
 def test_agreement_is_the_share_of_other_views_with_the_plain_answer() -> None:
