@@ -31,7 +31,7 @@ from router.timing import cut_short, grower, in_time, no_chat_template, not_wait
 from router.votes import vote
 from store import Lease, TaskRow
 from ttt.calibrate import answer_calibrated, labels_of
-from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
+from ttt.crossfit import MIN_DEMONSTRATIONS, begin, begins_on_halves, cross_fit
 from ttt.errors import Cancelled, ContextOverflow, TrainingFailed
 from ttt.icl import answer as answer_queries
 from ttt.icl import leave_one_out
@@ -284,10 +284,17 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             return {"trained": ref, "steps": [step]}
         beat = time.monotonic()
         with context.store.adapters.stage() as staged:
-            name, begin = f"train-{key.hash[:16]}", context.beginnings.pop(request.episode_id, None)
-            asked = TrainRequest(state["task"], recipe, request.seed, staged, name, begin)
+            start = context.beginnings.pop(request.episode_id, None)
+            probed, tokens, spent_s = start is not None, 0, 0.0
+            if start is None and begins_on_halves(state["task"], recipe):
+                start, tokens, spent_s = await begin(
+                    context.engine, state["task"], recipe, request.seed, emit, context.should_stop
+                )
+            name = f"train-{key.hash[:16]}"
+            asked = TrainRequest(state["task"], recipe, request.seed, staged, name, start)
             report = await train_adapter(context.engine, asked, emit, context.should_stop)
-            plain = {"losses": list(report.losses), "seconds": report.seconds, "tokens": report.tokens}
+            tokens, spent_s = tokens + report.tokens, spent_s + report.seconds
+            plain = {"losses": list(report.losses), "seconds": spent_s, "tokens": tokens}
             hashes = demonstration_hashes(state["task"])
             row = context.store.adapters.publish(key, staged, plain, hashes, accepted=False, lease=lease)
     except TrainingFailed as error:
@@ -305,12 +312,12 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         if lease is not None:
             context.store.leases.release(lease)
     seconds = time.perf_counter() - started
-    context.costs.observe("train", report.tokens, report.seconds)
+    context.costs.observe("train", tokens, spent_s)
     detail = {
         "recipe": recipe.id,
         "steps": len(report.losses),
-        "of_these_by_probe": 0 if begin is None else len(begin.losses),
-        "tokens": report.tokens,
+        "of_these_by_probe": len(start.losses) if start is not None and probed else 0,
+        "tokens": tokens,
         "first_loss": report.losses[0],
         "last_loss": report.losses[-1],
         "trainable_parameters": report.trainable_parameters,
