@@ -180,15 +180,23 @@ def _arms(wanted: Sequence[str], ask: Callable[[str], Receipt]) -> tuple[dict[st
     if "ttt" in wanted:
         trained = auto.step("train") if auto is not None else None
         if auto is not None and trained is not None and auto.arm.startswith("train:"):
-            arms["ttt"] = _Arm(auto.texts, _seconds(auto, "train", "answer", "vote"), auto.arm)
+            arms["ttt"] = _Arm(auto.texts, _training_s(auto) + _seconds(auto, "answer", "vote"), auto.arm)
         else:
             receipt = ask("ttt")  # meets the adapter that a vetoed `auto` run has trained
-            before = trained.seconds if trained is not None and "failed" not in trained.detail else 0.0
+            made = auto is not None and trained is not None and "failed" not in trained.detail
+            before = _training_s(auto) if auto is not None and made else 0.0
             arms["ttt"] = _Arm(receipt.texts, before + receipt.seconds, receipt.arm)
     if "zero-shot" in wanted:
         receipt = ask("zero-shot")
         arms["zero-shot"] = _Arm(receipt.texts, receipt.seconds, receipt.arm)
     return {name: arms[name] for name in wanted}, auto
+
+
+def _training_s(auto: Receipt) -> float:
+    """Seconds of a training, with those of the probe or search that it goes on from."""
+    trained = auto.step("train")
+    begun = trained is not None and trained.detail.get("of_these_by_probe", 0) > 0
+    return _seconds(auto, "probe", "search", "train") if begun else _seconds(auto, "train")
 
 
 def _seconds(receipt: Receipt, *names: str) -> float:

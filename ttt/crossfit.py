@@ -12,16 +12,16 @@ from __future__ import annotations
 import itertools
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ttt.engine import Bench, Engine
 from ttt.errors import TaskError
-from ttt.icl import judge
+from ttt.icl import Judged, judge
 from ttt.recipes import Recipe
 from ttt.rounds import all_ended
-from ttt.task import Task
+from ttt.task import Demonstration, Task
 from ttt.train import Beginning, TrainRequest, TrainStep, average, train_adapter
 
 MIN_DEMONSTRATIONS = 4
@@ -43,6 +43,49 @@ class CrossFitResult:
     """Seconds of the trainings alone, without judging."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One half of the demonstrations as a task of its own, and the other half, which it is judged on."""
+
+    task: Task
+    held_out: tuple[Demonstration, ...]
+    positions: tuple[int, ...]
+    """Of `held_out` in the whole task."""
+
+
+def folds(task: Task, seed: int) -> tuple[Fold, Fold]:
+    """The task's demonstrations in two random halves, each against the other.
+
+    Raises:
+        TaskError: fewer than four demonstrations.
+    """
+    n = len(task.demonstrations)
+    if n < MIN_DEMONSTRATIONS:
+        raise TaskError(
+            f"Cross-fitting needs at least {MIN_DEMONSTRATIONS} demonstrations, the task has {n}; add some."
+        )
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    one, other = sorted(order[: n // 2]), sorted(order[n // 2 :])
+
+    def fold(own: list[int], judged: list[int]) -> Fold:
+        shown, held_out = (tuple(task.demonstrations[i] for i in half) for half in (own, judged))
+        return Fold(replace(task, demonstrations=shown), held_out, tuple(judged))
+
+    return fold(one, other), fold(other, one)
+
+
+async def judge_folds(engine: Engine, parts: tuple[Fold, Fold], adapters: Sequence[str | None]) -> Judged:
+    """Every demonstration judged once, after the half that it is not in and under that half's adapter; in the
+    task's order."""
+    rows: dict[int, tuple[bool, float]] = {}
+    for part, adapter in zip(parts, adapters, strict=True):
+        found = await judge(engine, part.task, part.held_out, adapter=adapter)
+        rows |= zip(part.positions, zip(found.correct, found.logprob, strict=True), strict=True)
+    in_order = [rows[i] for i in range(len(rows))]
+    return Judged(tuple(correct for correct, _ in in_order), tuple(logprob for _, logprob in in_order))
+
+
 async def cross_fit(
     engine: Engine,
     task: Task,
@@ -61,19 +104,9 @@ async def cross_fit(
         TaskError: fewer than four demonstrations.
         TrainingFailed: as `train_adapter`.
     """
-    n = len(task.demonstrations)
-    if n < MIN_DEMONSTRATIONS:
-        raise TaskError(
-            f"Cross-fitting needs at least {MIN_DEMONSTRATIONS} demonstrations, the task has {n}; add some."
-        )
-    order = list(range(n))
-    random.Random(seed).shuffle(order)
-    halves = (sorted(order[: n // 2]), sorted(order[n // 2 :]))
-    folds = (halves, halves[::-1])
-    parts = [replace(task, demonstrations=tuple(task.demonstrations[i] for i in own)) for own, _ in folds]
-    held_out = [[task.demonstrations[i] for i in judged] for _, judged in folds]
-    base = [await judge(engine, part, held, adapter=None) for part, held in zip(parts, held_out, strict=True)]
-    names = [f"probe-{uuid.uuid4().hex[:12]}" for _ in folds]  # several callers may probe one task at once
+    parts = folds(task, seed)
+    base = await judge_folds(engine, parts, (None, None))
+    names = [f"probe-{uuid.uuid4().hex[:12]}" for _ in parts]  # several callers may probe one task at once
 
     done = itertools.count(1)
 
@@ -84,32 +117,23 @@ async def cross_fit(
         reports = await all_ended(
             train_adapter(
                 engine,
-                TrainRequest(part, recipe, seed, None, name, pause_at=recipe.probed),
+                TrainRequest(part.task, recipe, seed, None, name, pause_at=recipe.probed),
                 emit_either,
                 should_stop,
                 keep=True,
             )
             for part, name in zip(parts, names, strict=True)
         )
-        trained = [
-            await judge(engine, part, held, adapter=name)
-            for part, held, name in zip(parts, held_out, names, strict=True)
-        ]
+        trained = await judge_folds(engine, parts, names)
         reached = [report.reached for report in reports if report.reached is not None]
         begun(await engine.run(lambda _: average(reached)))
     finally:
         await engine.run(partial(_drop, names=names))
-    before: dict[int, tuple[bool, float]] = {}
-    after: dict[int, tuple[bool, float]] = {}
-    for (_, judged), was, now in zip(folds, base, trained, strict=True):
-        for row, i in enumerate(judged):
-            before[i] = (was.correct[row], was.logprob[row])
-            after[i] = (now.correct[row], now.logprob[row])
     return CrossFitResult(
-        tuple(before[i][0] for i in range(n)),
-        tuple(after[i][0] for i in range(n)),
-        tuple(before[i][1] for i in range(n)),
-        tuple(after[i][1] for i in range(n)),
+        base.correct,
+        trained.correct,
+        base.logprob,
+        trained.logprob,
         sum(report.tokens for report in reports),
         sum(report.seconds for report in reports),
     )
