@@ -154,7 +154,7 @@ def test_a_damaged_adapter_is_named_not_used_and_trained_again(open_router: Open
     mended = open_router(policy=TRUSTING).ask(TASK, QUERIES)  # anew: the first one holds it in memory
     assert detail(mended, "look-up") == {"hit": False} and detail(mended, "train")["tokens"] > 0
     assert [n for n in mended.notes if "has changed" in n and row.content_hash in n]
-    assert mended.answers == first.answers and mended.adapter == first.adapter, "same seed, same adapter"
+    assert mended.texts == first.texts, "the same but for the order of sums in passes that both halves share"
     assert step_names(open_router().ask(TASK, QUERIES)) == ["look-up", "answer"]
 
 
@@ -239,12 +239,12 @@ def test_the_base_is_bit_identical_after_normal_answers(open_router: OpenRouter,
         assert base_hash(agent) == pristine
 
 
-@pytest.mark.parametrize("phase", ["probe", "train"])
+@pytest.mark.parametrize(("phase", "step"), [("probe", 3), ("train", QUICK.probed + 2)])
 def test_cancelled_training_falls_back_and_leaves_the_base_alone(
-    open_router: OpenRouter, pristine: str, phase: str
+    open_router: OpenRouter, pristine: str, phase: str, step: int
 ) -> None:
     agent = open_router(policy=TRUSTING)
-    events = stream_until(agent, lambda e: isinstance(e, TrainingStep) and (e.phase, e.step) == (phase, 3))
+    events = stream_until(agent, lambda e: isinstance(e, TrainingStep) and (e.phase, e.step) == (phase, step))
     receipt = fell_back(agent, events)
     assert "was cancelled after" in receipt.fallback and "failed" in detail(receipt, phase)
     assert base_hash(agent) == pristine

@@ -89,8 +89,8 @@ async def test_the_training_goes_on_from_the_mean_of_both_halves(llama_engine: E
     alone = await train_adapter(llama_engine, TrainRequest(task, recipe, 0, None, "a"))
     assert rest.losses[:8] == begin.losses and len(rest.losses) == len(alone.losses) == 12
     assert rest.tokens * 2 < alone.tokens, "only its own steps are counted"
-    assert rest.losses[8] < alone.losses[0] * 0.8
-    assert mean(rest.losses[8:]) == pytest.approx(mean(alone.losses[8:]), rel=0.35)
+    assert mean(rest.losses[8:]) < mean(alone.losses[:4])
+    assert mean(rest.losses[8:]) == pytest.approx(mean(alone.losses[8:]), rel=0.1)
 
 
 async def test_a_probe_leaves_a_step_to_the_training(llama_engine: Engine) -> None:
