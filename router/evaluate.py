@@ -235,11 +235,13 @@ def _trained(receipt: Receipt, recipe: str, paid: dict[str, float]) -> _Arm:
 
 
 def _training(receipt: Receipt) -> float:
-    """Seconds of a whole training: of its step, and of the steps that a probe has taken for it."""
-    train, probe = receipt.step("train"), receipt.step("probe")
+    """Seconds of a whole training: of its step, of a search before it, and of what a probe has done for it."""
+    train, search, probe = (receipt.step(name) for name in ("train", "search", "probe"))
     assert train is not None
-    begun = probe is not None and train.detail.get("of_these_by_probe")
-    return train.seconds + (float(probe.detail["training_s"]) if probe is not None and begun else 0.0)
+    seconds = train.seconds + (search.seconds if search is not None else 0.0)
+    if probe is not None and train.detail.get("of_these_by_probe"):
+        seconds += probe.seconds if "tried" in probe.detail else float(probe.detail["training_s"])
+    return seconds
 
 
 def _parts(receipt: Receipt, *names: str) -> dict[str, float]:

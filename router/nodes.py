@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from router import signals as measured
 from router.arms import shown, taken
 from router.context import Context
 from router.episodes import answered, episode_of, receipt_of
+from router.probing import search_first, seek
 from router.receipt import Step
 from router.reuse import (
     LEASE_S,
@@ -38,7 +40,7 @@ from ttt.icl import leave_one_out
 from ttt.measure import task_size
 from ttt.recipes import fitting, probing
 from ttt.task import clean_task, fingerprint
-from ttt.train import Beginning, TrainRequest, TrainStep, train_adapter
+from ttt.train import TrainRequest, TrainStep, train_adapter
 from ttt.views import consistency
 
 if TYPE_CHECKING:
@@ -221,41 +223,23 @@ def after_decide(state: State) -> str:
 
 
 async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-    """Cross-fitted evidence: the first steps of trainings on halves of the demonstrations, judged on the others."""
-    context, request, started = in_time(state, runtime.context), state["request"], time.perf_counter()
-    asked = fitting(request.recipes, state["task"])
-    recipe = probing(asked, state["task"])
+    """Cross-fitted evidence: the first steps of trainings on halves of the demonstrations, judged on the others. Of
+    several recipes where the one that was asked for says so."""
+    context, started = in_time(state, runtime.context), time.perf_counter()
 
     def emit(step: TrainStep) -> None:
         runtime.stream_writer(events.TrainingStep("probe", step.step, step.of, step.loss))
 
-    def begun(there: Beginning) -> None:
-        if recipe == asked:
-            context.beginnings[request.episode_id] = there
-
     try:
-        evidence = await cross_fit(
-            context.engine, state["task"], recipe, request.seed, emit, context.should_stop, begun
-        )
+        found = await seek(state, context, emit)
     except (TrainingFailed, ContextOverflow) as error:
         seconds = time.perf_counter() - started
         runtime.stream_writer(events.FellBack(str(error)))
         step = Step("probe", seconds, {"failed": str(error)})
         return {"steps": [step], "fallback": str(error), "arm": "icl", "evidence": None}
-    seconds = time.perf_counter() - started
-    context.costs.observe("train", evidence.tokens, evidence.train_s)
-    complete = measured.with_probe(state["signals"], evidence)
-    detail = {
-        "recipe": recipe.id,
-        "steps": recipe.probed,
-        "tokens": evidence.tokens,
-        "training_s": evidence.train_s,
-        "correct_before": list(evidence.correct_before),
-        "correct_after": list(evidence.correct_after),
-        "logprob_before": list(evidence.logprob_before),
-        "logprob_after": list(evidence.logprob_after),
-    }
-    return {"evidence": evidence, "signals": complete, "steps": [Step("probe", seconds, detail)]}
+    step = Step("probe", time.perf_counter() - started, found.detail)
+    complete = measured.with_probe(state["signals"], found.evidence)
+    return {"evidence": found.evidence, "chosen": found.chosen, "signals": complete, "steps": [step]}
 
 
 def after_probe(state: State) -> str:
@@ -265,7 +249,8 @@ def after_probe(state: State) -> str:
 async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Train the adapter and publish it, once however many ask for it at the same time."""
     context, request, started = in_time(state, runtime.context), state["request"], time.perf_counter()
-    recipe, key = fitting(request.recipes, state["task"]), adapter_key(state, context)
+    recipe, key = state.get("chosen") or fitting(request.recipes, state["task"]), adapter_key(state, context)
+    before: dict[str, Any] = {"steps": []}
     lease: Lease | None = None
     beat = time.monotonic()
 
@@ -283,6 +268,10 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             step = Step("train", time.perf_counter() - started, {"found": found})
             return {"trained": ref, "steps": [step]}
         beat = time.monotonic()
+        if recipe.search:
+            before = await search_first(state, context, emit)
+            recipe = before.get("chosen") or recipe
+            started = time.perf_counter()
         with context.store.adapters.stage() as staged:
             start = context.beginnings.pop(request.episode_id, None)
             probed, tokens, spent_s = start is not None, 0, 0.0
@@ -294,7 +283,8 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             asked = TrainRequest(state["task"], recipe, request.seed, staged, name, start)
             report = await train_adapter(context.engine, asked, emit, context.should_stop)
             tokens, spent_s = tokens + report.tokens, spent_s + report.seconds
-            plain = {"losses": list(report.losses), "seconds": spent_s, "tokens": tokens}
+            plain: dict[str, Any] = {"recipe": asdict(recipe), "losses": list(report.losses)}
+            plain |= {"seconds": spent_s, "tokens": tokens}
             hashes = demonstration_hashes(state["task"])
             row = context.store.adapters.publish(key, staged, plain, hashes, accepted=False, lease=lease)
     except TrainingFailed as error:
@@ -303,7 +293,7 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             raise
         runtime.stream_writer(events.FellBack(str(error)))
         return {
-            "steps": [Step("train", seconds, {"failed": str(error)})],
+            "steps": [*before["steps"], Step("train", seconds, {"failed": str(error)})],
             "fallback": str(error),
             "arm": "icl",
             "trained": None,
@@ -322,7 +312,8 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         "last_loss": report.losses[-1],
         "trainable_parameters": report.trainable_parameters,
     }
-    return {"trained": reference(row, context), "steps": [Step("train", seconds, detail)]}
+    before["steps"].append(Step("train", seconds, detail))
+    return {**before, "trained": reference(row, context)}
 
 
 def after_train(state: State) -> str:

@@ -17,8 +17,8 @@ class Step:
     """One thing that was done, and what it cost."""
 
     name: str
-    """`look-up`, `icl`, `signals`, `reuse-check`, `probe`, `train`, `guard`, `answer`,
-    `vote`."""
+    """`look-up`, `icl`, `signals`, `reuse-check`, `probe`, `search`, `train`, `guard`,
+    `answer`, `vote`."""
     seconds: float
     detail: Mapping[str, Any] = field(default_factory=dict)
 

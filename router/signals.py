@@ -97,7 +97,8 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     request, size = state["request"], state["size"]
     n = size.n_demonstrations
     probed = request.arm == "auto"
-    expected = expected_costs(costs, size, len(request.queries), recipe, probed=probed)
+    trained = state.get("chosen") or recipe
+    expected = expected_costs(costs, size, len(request.queries), trained, probed=probed)
     trains = n > 0 and request.when == "wait" and expected.train_s + expected.answer_s < remaining_s
     probes = trains and expected.probe_s + expected.train_s + expected.answer_s < remaining_s
     feasible = ["icl" if n else "zero-shot"]

@@ -74,6 +74,8 @@ class State(TypedDict, total=False):
     decisions: Annotated[list[Decision], add]
     evidence: CrossFitResult | None
     """Of the probe."""
+    chosen: Recipe | None
+    """What the search has found, where the recipe asks for one."""
     trained: AdapterRef | None
     accepted: bool
     """What the guard said."""

@@ -12,16 +12,17 @@ from __future__ import annotations
 import itertools
 import random
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ttt.engine import Bench, Engine
 from ttt.errors import TaskError
-from ttt.icl import judge
+from ttt.icl import Judged, judge
 from ttt.recipes import Recipe
 from ttt.rounds import all_ended
-from ttt.task import Task
+from ttt.task import Demonstration, Task
 from ttt.train import Beginning, TrainReport, TrainRequest, TrainStep, average, train_adapter
 
 MIN_DEMONSTRATIONS = 4
@@ -43,41 +44,21 @@ class CrossFitResult:
     """Seconds of the trainings alone, without judging."""
 
 
-def begins_on_halves(task: Task, recipe: Recipe) -> bool:
-    """Whether a training by `recipe` begins as a probe would: so it is the same training with and without one."""
-    return len(task.demonstrations) >= MIN_DEMONSTRATIONS and recipe.form == "in-context"
-
-
 @dataclass(frozen=True, slots=True)
-class Halves:
-    """Trainings on both halves of a task's demonstrations, still attached; see `train_halves`."""
+class Fold:
+    """One half of the demonstrations as a task of its own, and the other half, which it is judged on."""
 
-    parts: tuple[Task, Task]
-    judged: tuple[tuple[int, ...], tuple[int, ...]]
-    """For each training, the positions of the demonstrations that it has not seen."""
-    names: tuple[str, str]
-    """Of the attached adapters; the caller drops them."""
-    reports: tuple[TrainReport, TrainReport]
-
-    async def beginning(self, engine: Engine) -> Beginning:
-        """Where a training of the same recipe and seed on all demonstrations can go on."""
-        reached = [report.reached for report in self.reports if report.reached is not None]
-        return await engine.run(lambda _: average(reached))
+    task: Task
+    held_out: tuple[Demonstration, ...]
+    positions: tuple[int, ...]
+    """Of `held_out` in the whole task."""
 
 
-async def train_halves(
-    engine: Engine,
-    task: Task,
-    recipe: Recipe,
-    seed: int,
-    emit: Callable[[TrainStep], None],
-    should_stop: Callable[[], bool],
-) -> Halves:
-    """The first `recipe.probed` steps on either half of the demonstrations; nothing stays attached on failure.
+def folds(task: Task, seed: int) -> tuple[Fold, Fold]:
+    """The task's demonstrations in two random halves, each against the other.
 
     Raises:
         TaskError: fewer than four demonstrations.
-        TrainingFailed: as `train_adapter`.
     """
     n = len(task.demonstrations)
     if n < MIN_DEMONSTRATIONS:
@@ -86,31 +67,29 @@ async def train_halves(
         )
     order = list(range(n))
     random.Random(seed).shuffle(order)
-    first, second = tuple(sorted(order[: n // 2])), tuple(sorted(order[n // 2 :]))
-    one, other = (
-        replace(task, demonstrations=tuple(task.demonstrations[i] for i in own)) for own in (first, second)
-    )
-    names = tuple(f"probe-{uuid.uuid4().hex[:12]}" for _ in range(2))  # two callers may have one task
-    done = itertools.count(1)
+    one, other = sorted(order[: n // 2]), sorted(order[n // 2 :])
 
-    def emit_either(step: TrainStep) -> None:
-        emit(TrainStep(next(done), 2 * recipe.probed, step.loss))
+    def fold(own: list[int], judged: list[int]) -> Fold:
+        shown, held_out = (tuple(task.demonstrations[i] for i in half) for half in (own, judged))
+        return Fold(replace(task, demonstrations=shown), held_out, tuple(judged))
 
-    try:
-        reports = await all_ended(
-            train_adapter(
-                engine,
-                TrainRequest(part, recipe, seed, None, name, pause_at=recipe.probed),
-                emit_either,
-                should_stop,
-                keep=True,
-            )
-            for part, name in zip((one, other), names, strict=True)
-        )
-    except BaseException:
-        await engine.run(partial(_drop, names=names))
-        raise
-    return Halves((one, other), (second, first), (names[0], names[1]), (reports[0], reports[1]))
+    return fold(one, other), fold(other, one)
+
+
+async def judge_folds(engine: Engine, parts: tuple[Fold, Fold], adapters: Sequence[str | None]) -> Judged:
+    """Every demonstration judged once, after the half that it is not in and under that half's adapter; in the
+    task's order."""
+    rows: dict[int, tuple[bool, float]] = {}
+    for part, adapter in zip(parts, adapters, strict=True):
+        found = await judge(engine, part.task, part.held_out, adapter=adapter)
+        rows |= zip(part.positions, zip(found.correct, found.logprob, strict=True), strict=True)
+    in_order = [rows[i] for i in range(len(rows))]
+    return Judged(tuple(correct for correct, _ in in_order), tuple(logprob for _, logprob in in_order))
+
+
+def begins_on_halves(task: Task, recipe: Recipe) -> bool:
+    """Whether a training by `recipe` begins as a probe would: so it is the same training with and without one."""
+    return len(task.demonstrations) >= MIN_DEMONSTRATIONS and recipe.form == "in-context"
 
 
 async def begin(
@@ -121,14 +100,14 @@ async def begin(
     emit: Callable[[TrainStep], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Beginning, int, float]:
-    """The beginning of a training where no probe has made it, with its tokens and seconds of computing; raises as
-    `train_halves`."""
-    halves = await train_halves(engine, task, recipe, seed, emit, should_stop)
-    try:
-        found = await halves.beginning(engine)
-    finally:
-        await engine.run(partial(_drop, names=halves.names))
-    return found, sum(r.tokens for r in halves.reports), sum(r.seconds for r in halves.reports)
+    """The beginning of a training where no probe has made it, with its tokens and seconds of computing.
+
+    Raises:
+        TaskError, TrainingFailed: as `cross_fit`.
+    """
+    async with _trained(engine, folds(task, seed), recipe, seed, emit, should_stop) as (_, reports):
+        found = await _mean(engine, reports)
+    return found, sum(r.tokens for r in reports), sum(r.seconds for r in reports)
 
 
 async def cross_fit(
@@ -140,39 +119,69 @@ async def cross_fit(
     should_stop: Callable[[], bool] = lambda: False,
     begun: Callable[[Beginning], None] = lambda _: None,
 ) -> CrossFitResult:
-    """Judge each half of the demonstrations before and after training on the other (`train_halves`).
+    """Two folds of `recipe`, `recipe.probed` steps each on one half of the demonstrations.
 
     Args:
         begun: gets where a training of the same recipe and seed on all demonstrations can go on.
 
     Raises:
-        TaskError, TrainingFailed: as `train_halves`.
+        TaskError: fewer than four demonstrations.
+        TrainingFailed: as `train_adapter`.
     """
-    halves = await train_halves(engine, task, recipe, seed, emit, should_stop)
-    before: dict[int, tuple[bool, float]] = {}
-    after: dict[int, tuple[bool, float]] = {}
-    try:
-        for part, judged, name in zip(halves.parts, halves.judged, halves.names, strict=True):
-            held_out = [task.demonstrations[i] for i in judged]
-            was = await judge(engine, part, held_out, adapter=None)
-            now = await judge(engine, part, held_out, adapter=name)
-            for row, i in enumerate(judged):
-                before[i] = (was.correct[row], was.logprob[row])
-                after[i] = (now.correct[row], now.logprob[row])
-        begun(await halves.beginning(engine))
-    finally:
-        await engine.run(partial(_drop, names=halves.names))
-    n = len(task.demonstrations)
+    parts = folds(task, seed)
+    base = await judge_folds(engine, parts, (None, None))
+    async with _trained(engine, parts, recipe, seed, emit, should_stop) as (names, reports):
+        trained = await judge_folds(engine, parts, names)
+        begun(await _mean(engine, reports))
     return CrossFitResult(
-        tuple(before[i][0] for i in range(n)),
-        tuple(after[i][0] for i in range(n)),
-        tuple(before[i][1] for i in range(n)),
-        tuple(after[i][1] for i in range(n)),
-        sum(report.tokens for report in halves.reports),
-        sum(report.seconds for report in halves.reports),
+        base.correct,
+        trained.correct,
+        base.logprob,
+        trained.logprob,
+        sum(report.tokens for report in reports),
+        sum(report.seconds for report in reports),
     )
 
 
-def _drop(bench: Bench, names: Sequence[str]) -> None:
+@asynccontextmanager
+async def _trained(
+    engine: Engine,
+    parts: tuple[Fold, Fold],
+    recipe: Recipe,
+    seed: int,
+    emit: Callable[[TrainStep], None],
+    should_stop: Callable[[], bool],
+) -> AsyncIterator[tuple[list[str], list[TrainReport]]]:
+    """Adapters trained on either half, attached within."""
+    names = [f"probe-{uuid.uuid4().hex[:12]}" for _ in parts]  # several callers may probe one task at once
+    done = itertools.count(1)
+
+    def emit_either(step: TrainStep) -> None:
+        emit(TrainStep(next(done), 2 * recipe.probed, step.loss))
+
+    try:
+        yield (
+            names,
+            await all_ended(
+                train_adapter(
+                    engine,
+                    TrainRequest(part.task, recipe, seed, None, name, pause_at=recipe.probed),
+                    emit_either,
+                    should_stop,
+                    keep=True,
+                )
+                for part, name in zip(parts, names, strict=True)
+            ),
+        )
+    finally:
+        await engine.run(partial(_drop, names=names))
+
+
+async def _mean(engine: Engine, reports: Sequence[TrainReport]) -> Beginning:
+    reached = [report.reached for report in reports if report.reached is not None]
+    return await engine.run(lambda _: average(reached))
+
+
+def _drop(bench: Bench, names: list[str]) -> None:
     for name in names:
         bench.slots.drop(name)

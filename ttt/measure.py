@@ -29,21 +29,31 @@ class TaskSize:
     longest_answer: int
 
     def train_tokens(self, recipe: Recipe) -> int:
-        """Tokens that a training runs over, over all steps."""
-        return _tokens(recipe, self.n_demonstrations, self.prefix_tokens)
+        """Tokens that a training runs over, over all steps; with its search, at most, where the recipe has one."""
+        once = _tokens(recipe, self.n_demonstrations, self.prefix_tokens)
+        return round(once * recipe.search) if recipe.search and self._halves else once
 
     def probe_tokens(self, recipe: Recipe) -> int:
-        """Tokens that both halves of the cross-fitted probe train on; 0 where it is not feasible."""
-        if self.n_demonstrations < MIN_DEMONSTRATIONS:
+        """Tokens that both halves of the cross-fitted probe train on, or a search at most; 0 where it is not
+        feasible."""
+        if not self._halves:
             return 0
         first = replace(recipe, form="in-context", steps=recipe.probed)
-        return 2 * _tokens(first, self.n_demonstrations // 2, self.prefix_tokens // 2)
+        once = 2 * _tokens(first, self.n_demonstrations // 2, self.prefix_tokens // 2)
+        if not recipe.search:
+            return once
+        return max(once, self.train_tokens(recipe) - self.rest_tokens(recipe))
 
     def rest_tokens(self, recipe: Recipe) -> int:
         """Tokens of a training that goes on from the probe; of all of it where there is none."""
-        if self.n_demonstrations < MIN_DEMONSTRATIONS or recipe.form != "in-context":
-            return self.train_tokens(recipe)
-        return self.train_tokens(recipe.with_steps(max(1, recipe.steps - recipe.probed)))
+        begun = self._halves and recipe.form == "in-context"
+        rest = recipe.with_steps(max(1, recipe.steps - recipe.probed)) if begun else recipe
+        return _tokens(rest, self.n_demonstrations, self.prefix_tokens)
+
+    @property
+    def _halves(self) -> bool:
+        """Whether there are enough demonstrations for one half to be judged on."""
+        return self.n_demonstrations >= MIN_DEMONSTRATIONS
 
 
 def _tokens(recipe: Recipe, n_demonstrations: int, prefix_tokens: int) -> int:

@@ -70,6 +70,9 @@ class Recipe:
     sequence; `rank`, `alpha`, `targets`, `shots`, `sequence_tokens`, `augmentations` and `data` say nothing there."""
     loss: Loss = "all-outputs"
     """What is predicted: every answer of a sequence, only its last one, or all tokens."""
+    search: float = 0.0
+    """0 trains with these values. Otherwise they are where a search starts (see `search`), and this is what search
+    and training may take together, as a multiple of the tokens of training with these values."""
 
     def __post_init__(self) -> None:
         for key, (fits, needed) in RANGES.items():
@@ -127,6 +130,7 @@ RANGES: dict[str, tuple[Any, str]] = {
     "data_tokens": _NOT_NEGATIVE,
     "form": _one_of(Form),
     "loss": _one_of(Loss),
+    "search": (lambda value: value == 0 or 1 <= value < math.inf, "0 or a number of at least 1"),
 }
 """What each value must be, and that in words."""
 
@@ -159,6 +163,8 @@ _THOROUGH = (
     replace(CELLS, name="thorough", steps=3 * CELLS.steps, learning_rate=CELLS.learning_rate / 2),
 )
 """More steps at half the rate; not measured yet."""
+_AUTO = _derived("auto", search=2.0)
+"""Searches from `standard`."""
 _DIRECT = _derived("direct", form="direct", batch=5)
 """Five single demonstrations a step; the published ablation finds it worse than in-context sequences."""
 _CONTEXT = _derived("context", form="prefix", learning_rate=3e-3, steps=40, batch=5, augmentations=("order",))
@@ -204,6 +210,7 @@ RECIPES: dict[str, tuple[Recipe, Recipe]] = {
     "quick": _QUICK,
     "standard": (TEXT, CELLS),
     "thorough": _THOROUGH,
+    "auto": _AUTO,
     "direct": _DIRECT,
     "context": _CONTEXT,
     "paper-bbh": (_BBH, _BBH),

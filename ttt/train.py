@@ -126,24 +126,11 @@ async def train_adapter(
         TaskError: no demonstrations, or one that does not fit the model's context.
         NonFiniteLoss, OutOfMemory, Cancelled: the base is unchanged and nothing was written.
     """
-    if not request.task.demonstrations:
-        raise TaskError("Training needs at least one demonstration; add some or answer zero-shot.")
-    fmt = PromptFormat(engine.loaded.tokenizer, request.task, as_turns=engine.loaded.as_turns)
-    shown = None
-    if request.recipe.form == "prefix":
-        segments = [fmt.segment(d) for d in request.task.demonstrations]
-        room = context_budget(engine, fmt, [s.question for s in segments], fmt.max_new_tokens(request.task))
-        shown = shown_prefix(fmt, segments, shown_order(segments, room))
-        stream = after_prefix(segments, shown, request.recipe, request.seed)
-    else:
-        stream = sequences(request.task, fmt, request.recipe, request.seed)
-    training = Training(request, stream, should_stop, shown)
+    training = Training.of(engine, request, should_stop)
     done = False
     try:
         await engine.run(training.start, Priority.TRAINING)
-        async with aclosing(engine.trainings.run(training)) as steps:
-            async for step in steps:
-                emit(step)
+        await training.advance(engine, emit)
         await engine.run(training.finish, Priority.TRAINING)
         done = True
     finally:
@@ -172,8 +159,32 @@ class Training:
         self.seconds = 0.0
         self.losses: list[float] = list(request.begin.losses) if request.begin else []
         self.until = min(request.recipe.steps, request.pause_at or request.recipe.steps)
+        """Steps at which `advance` ends."""
         self.attached = False
         self.reached: Beginning | None = None
+
+    @classmethod
+    def of(cls, engine: Engine, request: TrainRequest, should_stop: Callable[[], bool]) -> Training:
+        """
+        Raises:
+            TaskError: no demonstrations, or one that does not fit the model's context.
+        """
+        if not request.task.demonstrations:
+            raise TaskError("Training needs at least one demonstration; add some or answer zero-shot.")
+        fmt = PromptFormat(engine.loaded.tokenizer, request.task, as_turns=engine.loaded.as_turns)
+        if request.recipe.form != "prefix":
+            return cls(request, sequences(request.task, fmt, request.recipe, request.seed), should_stop)
+        segments = [fmt.segment(d) for d in request.task.demonstrations]
+        room = context_budget(engine, fmt, [s.question for s in segments], fmt.max_new_tokens(request.task))
+        shown = shown_prefix(fmt, segments, shown_order(segments, room))
+        return cls(request, after_prefix(segments, shown, request.recipe, request.seed), should_stop, shown)
+
+    async def advance(self, engine: Engine, emit: Callable[[TrainStep], None]) -> None:
+        """All steps up to `until`, in rounds with the engine's other trainings. More may follow after `until`
+        was raised: optimiser, schedule and data then go on where they stood."""
+        async with aclosing(engine.trainings.run(self)) as steps:
+            async for step in steps:
+                emit(step)
 
     def start(self, bench: Bench) -> None:
         import torch

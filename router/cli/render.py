@@ -184,10 +184,18 @@ def detail_text(detail: Mapping[str, Any]) -> str:
         elif isinstance(value, int | float):
             parts.append(f"{words} {duration(value) if name.endswith('_s') else f'{value:.6g}'}")
         elif isinstance(value, list | tuple):
-            parts.append(f"{words}: {', '.join(map(str, value))}")
+            parts.append(f"{words}: {', '.join(_item(item) for item in value)}")
         else:
             parts.append(f"{words}: {value}")
     return "; ".join(parts)
+
+
+def _item(item: Any) -> str:
+    """One of a list of details; a row of a table as `(name value, …)`."""
+    if not isinstance(item, Mapping):
+        return str(item)
+    shown = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in item.values())
+    return f"({', '.join(f'{name} {text}' for name, text in zip(item, shown, strict=True))})"
 
 
 def columns(rows: Iterable[tuple[str, ...]]) -> list[str]:

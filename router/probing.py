@@ -1,0 +1,107 @@
+"""Cross-fitted evidence for the decision, and where the training that it is for goes on.
+
+By a probe of the recipe that was asked for or, where that recipe says so, by a search for a better one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from router import signals as measured
+from router.context import Context
+from router.receipt import Step
+from router.state import State
+from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult, cross_fit
+from ttt.errors import ContextOverflow
+from ttt.recipes import Recipe, fitting, probing
+from ttt.search import search
+from ttt.train import Beginning, TrainStep
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Evidence, and the account of it."""
+
+    evidence: CrossFitResult
+    chosen: Recipe | None
+    """What a search has found."""
+    detail: dict[str, Any]
+
+
+async def seek(state: State, context: Context, emit: Callable[[TrainStep], None]) -> Found:
+    """Evidence on the recipe that was asked for, or on the one that a search finds; `context.beginnings` then has
+    where its training goes on.
+
+    Raises:
+        TaskError: fewer than four demonstrations.
+        TrainingFailed: as `cross_fit`.
+    """
+    request, task = state["request"], state["task"]
+    recipe = fitting(request.recipes, task)
+    probed = probing(recipe, task)
+
+    def begun(there: Beginning) -> None:
+        context.beginnings[request.episode_id] = there
+
+    chosen: Recipe | None = None
+    if recipe.search:
+        found = await search(
+            context.engine, task, recipe, request.seed, emit=emit, should_stop=context.should_stop
+        )
+        begun(found.begin)
+        evidence, chosen = found.evidence, found.recipe
+        detail = {
+            "recipe": chosen.id,
+            "steps": len(found.begin.losses),
+            "chosen": found.reason,
+            "tried": [asdict(trial) for trial in found.trials],
+        }
+    else:
+        evidence = await cross_fit(
+            context.engine,
+            task,
+            probed,
+            request.seed,
+            emit,
+            context.should_stop,
+            begun if probed == recipe else lambda _: None,
+        )
+        detail = {"recipe": probed.id, "steps": probed.probed}
+    context.costs.observe("train", evidence.tokens, evidence.train_s)
+    detail |= {
+        "tokens": evidence.tokens,
+        "training_s": evidence.train_s,
+        "correct_before": list(evidence.correct_before),
+        "correct_after": list(evidence.correct_after),
+        "logprob_before": list(evidence.logprob_before),
+        "logprob_after": list(evidence.logprob_after),
+    }
+    return Found(evidence, chosen, detail)
+
+
+async def search_first(state: State, context: Context, emit: Callable[[TrainStep], None]) -> dict[str, Any]:
+    """What a search before a training that no probe came before adds to the state; a note where there can be none.
+
+    Raises:
+        TrainingFailed: as `search`.
+    """
+    n, started = len(state["task"].demonstrations), time.perf_counter()
+    if n < MIN_DEMONSTRATIONS:
+        why = (
+            f"{n} demonstration(s) are too few to judge recipes on, at least {MIN_DEMONSTRATIONS} are needed"
+        )
+        return {
+            "steps": [],
+            "notes": [f"No recipe was searched for: {why}. The recipe's own values are used."],
+        }
+    try:
+        found = await seek(state, context, emit)
+    except ContextOverflow as error:
+        step = Step("search", time.perf_counter() - started, {"failed": str(error)})
+        return {"steps": [step], "notes": [f"No recipe was searched for: {error}"]}
+    step = Step("search", time.perf_counter() - started, found.detail)
+    complete = measured.with_probe(state["signals"], found.evidence)
+    return {"evidence": found.evidence, "chosen": found.chosen, "signals": complete, "steps": [step]}

@@ -1,0 +1,289 @@
+"""The search for a recipe: who runs how far, who is chosen, and what that costs."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import mean
+from typing import Any
+
+import pytest
+
+from tests.ttt.conftest import SMALL, letters_task
+from tests.ttt.test_crossfit import halves
+from ttt import search as searching
+from ttt.candidates import DEFAULT, Candidate, candidates
+from ttt.crossfit import Fold, cross_fit, judge_folds
+from ttt.engine import Engine
+from ttt.errors import Cancelled, NonFiniteLoss, TaskError
+from ttt.icl import Judged
+from ttt.measure import task_size
+from ttt.recipes import CELLS, RECIPES, TEXT, Recipe
+from ttt.search import LEVEL, LONGEST, TAIL, Searched, Trial, best_of, lower_bound, pays, rungs, search
+from ttt.task import Demonstration, Task
+from ttt.train import Beginning, TrainRequest, TrainStep, train_adapter
+
+AUTO = replace(SMALL, name="auto", steps=12, probe_steps=4, stop_loss=0.0, search=3.0)
+ALONE = replace(AUTO, search=1.0)
+"""Its budget has room for nothing but the default."""
+ROWS = Task(tuple(Demonstration(f"{i} 0 0", f"0 {i} 0") for i in range(1, 7)))
+CHOICE = Task(
+    tuple(Demonstration(f"Which?\nOptions:\n(A) {x}\n(B) b", "(A)" if x < "b" else "(B)") for x in "adaf")
+)
+LABELS = Task(tuple(Demonstration(f"say {i}", "yes" if i % 2 else "no") for i in range(6)))
+
+
+def names(task: Task, recipe: Recipe, prefix_tokens: int = 100) -> list[str]:
+    return [c.name for c in candidates(task, recipe, prefix_tokens, {})]
+
+
+def at(found: Searched, steps: int) -> list[Trial]:
+    return [trial for trial in found.trials if trial.steps == steps]
+
+
+async def attached(engine: Engine) -> tuple[str, ...]:
+    return await engine.run(lambda bench: bench.slots.names)
+
+
+# Candidates
+
+
+def test_candidates_follow_from_the_content() -> None:
+    text, cells = RECIPES["auto"]
+    rates = ["half-rate", "double-rate", "last-output"]
+    assert names(letters_task(4), text) == [DEFAULT, *rates]
+    assert names(CHOICE, text) == [DEFAULT, "options", *rates]
+    assert names(LABELS, text) == [DEFAULT, "labels", *rates]
+    sets = [DEFAULT, "order-symbols", "order-symbols-symmetry", "order-symbols-shift"]
+    assert names(ROWS, cells) == [*sets, "order-symbols-symmetry-shift-scale-tile"]
+    assert names(ROWS, cells, cells.sequence_tokens) == sets, "enlarged, it would fill more than a sequence"
+
+
+def test_no_two_candidates_are_the_same_on_the_task() -> None:
+    ragged = Task((*ROWS.demonstrations, Demonstration("1 0\n1", "0")))
+    assert names(ragged, RECIPES["auto"][1]) == [DEFAULT], (
+        "only order and symbols apply to rows of unequal length"
+    )
+    assert names(ROWS, replace(CELLS, augmentations=("order", "symbols")))[1] == "order-symbols-symmetry"
+
+
+def test_candidates_differ_from_the_recipe_in_what_they_are_named_for() -> None:
+    default, half, double, last = candidates(letters_task(4), RECIPES["auto"][0], 100, {})
+    assert default.recipe == replace(TEXT, name="auto.default")
+    assert half.recipe == replace(TEXT, name="auto.half-rate", learning_rate=TEXT.learning_rate / 2)
+    assert double.recipe.learning_rate == 2 * TEXT.learning_rate and last.recipe.loss == "last-output"
+
+
+def test_rungs_are_half_a_probe_a_probe_and_its_doubles_up_to_half_of_the_steps() -> None:
+    assert rungs(CELLS) == (5, 10, 20)
+    assert rungs(TEXT) == (4, 8)
+    assert rungs(replace(TEXT, steps=2)) == (1,)
+
+
+# The choice
+
+
+def test_the_lower_bound_is_that_of_students_t() -> None:
+    from scipy.stats import ttest_1samp
+
+    changes = [0.3, -0.1, 0.4, 0.2, 0.1]
+    interval = ttest_1samp(changes, 0.0, alternative="greater").confidence_interval(0.975)
+    assert lower_bound(changes, 0.025) == pytest.approx(interval.low)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_useless_candidates_replace_the_default_in_at_most_the_stated_share(k: int) -> None:
+    """Whoever is better by chance among `k` that are the default over again, judged on ten demonstrations."""
+    rng, n, runs = random.Random(0), 10, 3000
+    replaced = 0
+    for _ in range(runs):
+        hard = [rng.gauss(-1.0, 0.5) for _ in range(n)]
+
+        def judged(hard: Sequence[float] = hard) -> list[float]:
+            return [x + rng.gauss(0.0, 0.2) for x in hard]
+
+        others = {str(i): judged() for i in range(k)}
+        best = max(others, key=lambda name: mean(others[name]))  # what halving leaves
+        name, low = best_of(judged(), {best: others[best]}, k)
+        assert (name != DEFAULT) == (low > 0)
+        replaced += name != DEFAULT
+    error = math.sqrt(LEVEL * (1 - LEVEL) / runs)
+    assert replaced / runs <= LEVEL + 3 * error
+    assert replaced / runs > LEVEL / 3, "a test that never rejects chooses nothing"
+
+
+def test_one_that_is_clearly_better_replaces_the_default() -> None:
+    default = [-1.0, -1.2, -0.8, -1.1, -0.9, -1.0]
+    better = [x + 0.3 + 0.02 * i for i, x in enumerate(default)]
+    assert best_of(default, {"worse": default, "better": better}, 4)[0] == "better"
+
+
+def test_more_pays_where_the_gain_exceeds_its_standard_error() -> None:
+    before = [-1.0, -2.0, -3.0, -4.0]
+    assert pays(before, [x + 0.1 for x in before])
+    assert not pays(before, before) and not pays(before, [x - 0.1 for x in before])
+    assert not pays(before, [x + change for x, change in zip(before, (1.0, -1.0, 1.0, -0.9), strict=True)])
+
+
+# The race, on tiny models
+
+
+async def test_the_worse_half_is_dropped_at_each_rung(llama_engine: Engine) -> None:
+    digest = await llama_engine.base_hash()
+    steps: list[TrainStep] = []
+    found = await search(llama_engine, letters_task(8), AUTO, 0, emit=steps.append)
+    first, second = at(found, 2), at(found, 4)
+    assert [t.candidate for t in first] == [DEFAULT, "half-rate", "double-rate", "last-output"]
+    others = sorted(first[1:], key=lambda t: -(t.logprob_after or -math.inf))
+    assert [t.candidate for t in second] == [DEFAULT, others[0].candidate]
+    assert all(t.outcome == "dropped: in the worse half" for t in others[1:])
+    assert [t.outcome for t in found.trials].count("chosen") == 1
+    assert len({t.logprob_before for t in found.trials}) == 1, "the base model is judged once"
+    assert found.recipe.search == 0 and found.reason.endswith(f"steps in place of {AUTO.steps}.")
+    assert [s.step for s in steps] == list(range(1, len(steps) + 1)) and steps[-1].step == steps[-1].of
+    assert await attached(llama_engine) == () and await llama_engine.base_hash() == digest
+
+
+async def test_the_same_seed_finds_the_same(llama_engine: Engine) -> None:
+    one, again = [await search(llama_engine, letters_task(6), AUTO, 3) for _ in range(2)]
+    assert replace(one, evidence=replace(one.evidence, train_s=0.0)) == replace(
+        again, evidence=replace(again.evidence, train_s=0.0)
+    )
+
+
+async def test_a_search_among_one_is_a_probe(llama_engine: Engine) -> None:
+    """To pause at a rung changes nothing: weights, losses and evidence are those of a probe in one go."""
+    task = letters_task(6)
+    found = await search(llama_engine, task, ALONE, 1)
+    begun: list[Beginning] = []
+    evidence = await cross_fit(llama_engine, task, ALONE, 1, begun=begun.append)
+    assert [(t.candidate, t.steps) for t in found.trials] == [(DEFAULT, 2), (DEFAULT, 4)]
+    assert found.evidence.logprob_after == pytest.approx(evidence.logprob_after, abs=1e-4)
+    assert found.evidence.tokens == evidence.tokens
+    assert found.begin.losses == pytest.approx(begun[0].losses, abs=1e-4)
+    assert (found.begin.weights - begun[0].weights).abs().max() < 1e-4
+
+
+async def test_no_demonstration_is_judged_by_what_has_seen_its_label(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one label changed, every candidate judges all others of its half as before, since it saw only the other
+    half; and where it saw the label, it judges otherwise."""
+    seen: list[Judged] = []
+
+    async def spy(engine: Engine, parts: tuple[Fold, Fold], adapters: Sequence[str | None]) -> Judged:
+        seen.append(await judge_folds(engine, parts, adapters))
+        return seen[-1]
+
+    monkeypatch.setattr(searching, "judge_folds", spy)
+    task, changed = letters_task(6, seed=5), 2
+    shown = list(task.demonstrations)
+    shown[changed] = Demonstration(shown[changed].input, "z z")
+    found = await search(engine, task, AUTO, 1)
+    n = 1 + len(at(found, 2))  # the base, then each candidate at the first rung
+    before, seen[:] = seen[:n], []
+    await search(engine, replace(task, demonstrations=tuple(shown)), AUTO, 1)
+    after = seen[:n]
+    own = next(half for half in halves(task, 1) if changed in half)
+    assert n == 5
+    for was, now in zip(before, after, strict=True):
+        for i in range(6):
+            same = now.logprob[i] == pytest.approx(was.logprob[i], abs=1e-4)
+            assert same == (i in own - {changed})
+
+
+async def test_the_winners_rungs_are_part_of_its_training(llama_engine: Engine) -> None:
+    task = letters_task(6)
+    found = await search(llama_engine, task, AUTO, 0)
+    reached = len(found.begin.losses)
+    last = found.trials[-1] if found.trials[-1].outcome == "chosen" else found.trials[-2]
+    assert reached == last.steps >= 4
+    request = TrainRequest(task, found.recipe, 0, None, "a", found.begin)
+    rest = await train_adapter(llama_engine, request)
+    assert rest.losses[:reached] == found.begin.losses and len(rest.losses) == found.recipe.steps
+    alone = await train_adapter(llama_engine, replace(request, begin=None))
+    assert rest.tokens / alone.tokens == pytest.approx(1 - reached / found.recipe.steps, abs=0.05)
+    assert rest.losses[reached] < alone.losses[0]
+
+
+@pytest.mark.parametrize("budget", [1.0, 1.5, 2.0, 4.0])
+async def test_search_and_training_together_keep_the_budget(llama_engine: Engine, budget: float) -> None:
+    task, recipe = letters_task(8), replace(AUTO, steps=24, search=budget)
+    found = await search(llama_engine, task, recipe, 0)
+    judged = sum(trial.steps > 0 for trial in found.trials) * task_size(llama_engine, task, ()).prefix_tokens
+    training = await train_adapter(
+        llama_engine, TrainRequest(task, found.recipe, 0, None, "a", found.begin), should_stop=lambda: False
+    )
+    alone = await train_adapter(llama_engine, TrainRequest(task, replace(recipe, search=0.0), 0, None, "a"))
+    assert found.evidence.tokens + judged + training.tokens <= budget * alone.tokens * 1.02
+    tried = [trial.candidate for trial in found.trials if trial.steps == 2]
+    left_out = [t.candidate for t in found.trials if t.outcome == "not tried: the budget has no room"]
+    assert tried[0] == DEFAULT and len(tried) + len(left_out) == 4
+    assert len(tried) == {1.0: 1, 1.5: 4, 2.0: 4, 4.0: 4}[budget]
+
+
+async def test_where_more_does_not_pay_training_is_short(llama_engine: Engine) -> None:
+    still = replace(AUTO, steps=16, learning_rate=1e-12, search=10.0)
+    found = await search(llama_engine, letters_task(6), still, 0)
+    assert max(t.steps for t in found.trials) == 4, "the rung of eight steps is not run"
+    assert found.recipe.steps == 4 + round(TAIL * 16) and "More training does not pay" in found.reason
+    assert "The default stays" in found.reason and found.recipe.name == "auto.default"
+
+
+async def test_where_more_pays_training_is_as_long_as_the_budget_allows(llama_engine: Engine) -> None:
+    recipe = replace(AUTO, steps=16, learning_rate=2e-3, search=10.0)
+    found = await search(llama_engine, letters_task(8), recipe, 0)
+    assert "More training still pays at 8 steps" in found.reason
+    assert found.recipe.steps == LONGEST * 16
+    tight = await search(llama_engine, letters_task(8), replace(recipe, search=1.0), 0)
+    assert tight.recipe.steps <= 16
+
+
+async def test_a_starting_point_is_a_candidate(llama_engine: Engine) -> None:
+    """Trained on other demonstrations of the same rule, it is ahead from the first rung on, and chosen."""
+    other = await train_adapter(
+        llama_engine, TrainRequest(letters_task(8, seed=9), SMALL, 0, None, "a", pause_at=SMALL.steps)
+    )
+    assert other.reached is not None
+    start = Beginning(other.reached.weights, {}, ())
+    recipe = replace(AUTO, learning_rate=1e-3)
+    found = await search(llama_engine, letters_task(8), recipe, 0, {"neighbour": start})
+    by_name = {trial.candidate: trial.logprob_after for trial in at(found, 2)}
+    default, started = by_name[DEFAULT], by_name["from-neighbour"]
+    assert default is not None and started is not None and started > default
+    assert "Beyond doubt the recipe from-neighbour" in found.reason
+    (chosen,) = [t for t in found.trials if t.outcome == "chosen"]
+    assert chosen.candidate == "from-neighbour" and chosen.logprob_after is not None
+    assert mean(found.evidence.logprob_after) < chosen.logprob_after, "less what the choice flatters it by"
+    assert mean(found.evidence.logprob_after) > default
+
+
+async def test_a_candidate_that_fails_is_dropped(
+    llama_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(task: Task, recipe: Recipe, *_: Any) -> tuple[Candidate, ...]:
+        plain = replace(recipe, search=0.0)
+        return Candidate(DEFAULT, plain), Candidate("wild", replace(plain, learning_rate=1e30))
+
+    monkeypatch.setattr(searching, "candidates", listed)
+    found = await search(llama_engine, letters_task(6), AUTO, 0)
+    wild = next(trial for trial in found.trials if trial.candidate == "wild")
+    assert wild.outcome.startswith("dropped: Training on this task failed") and wild.logprob_after is None
+    assert found.reason.startswith("No other recipe is left")
+    assert await attached(llama_engine) == ()
+
+
+async def test_a_search_that_fails_or_is_cancelled_leaves_nothing(llama_engine: Engine) -> None:
+    digest = await llama_engine.base_hash()
+    with pytest.raises(NonFiniteLoss):
+        await search(llama_engine, letters_task(4), replace(AUTO, learning_rate=1e30), 0)
+    steps: list[TrainStep] = []
+    with pytest.raises(Cancelled):
+        await search(
+            llama_engine, letters_task(4), AUTO, 0, emit=steps.append, should_stop=lambda: len(steps) >= 5
+        )
+    with pytest.raises(TaskError, match="at least 4 demonstrations, the task has 3; add some"):
+        await search(llama_engine, letters_task(3), AUTO, 0)
+    assert await attached(llama_engine) == () and await llama_engine.base_hash() == digest

@@ -1,0 +1,398 @@
+"""Which recipe trains best on this task: successive halving, judged on the demonstrations alone.
+
+Each candidate trains on both halves of the demonstrations, as `crossfit` does, all of them in shared passes. At
+each rung (so many steps) they pause and are judged: every demonstration once, by an adapter and in a context that
+have not seen it. The worse half is dropped, the others go on where they stood (arXiv 1502.07943).
+
+**Many are tried, and the best of many looks better than it is.** So the recipe as it is stays, unless the best
+other one is better by a margin: its mean advantage in held-out log-probability, paired over demonstrations, must
+have a lower bound above 0 by Student's t at the level 10 % ÷ number of others tried (Bonferroni, which is also the
+first step of Holm). So where no other one is better, the recipe is replaced in at most 10 % of tasks (a simulation
+in the tests); and with ten demonstrations only clear differences are seen. The evidence of a winner that is not
+the default is handed on at that lower bound instead of at its mean.
+
+**How long to train** is read from the last two rungs of the recipe that was chosen. Where the later one does not
+raise the held-out log-probability by more than its standard error, more does not pay: only the decay of the rate
+is left. Where it does, training is as long as the budget allows, up to half as long again; that this still pays
+later is an extrapolation, since the halves end at the latest at half of the recipe's steps.
+
+The budget is a number of tokens, so that the same task and seed find the same recipe on any machine: those
+trained on, and those that judging reads, at half. Training on all demonstrations goes on from the mean of the
+winner's two adapters; its rungs are part of that training. Knows nothing of seconds or of queries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import mean, stdev
+
+from ttt.candidates import DEFAULT, Candidate, candidates
+from ttt.crossfit import CrossFitResult, Fold, folds, judge_folds
+from ttt.engine import Bench, Engine, Priority
+from ttt.errors import Cancelled, TrainingFailed
+from ttt.icl import Judged
+from ttt.measure import TaskSize, task_size
+from ttt.recipes import Recipe
+from ttt.rounds import all_ended
+from ttt.task import Task
+from ttt.train import Beginning, Training, TrainRequest, TrainStep, average
+
+LEVEL = 0.10
+"""Share of tasks in which a recipe that is no better may replace the default, at most."""
+TAIL = 0.25
+"""Steps that are left for the decay of the rate where more training does not pay, as a share of the recipe's."""
+LONGEST = 1.5
+"""Steps of a training that keeps paying, at most, as a multiple of the recipe's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One candidate at one rung, as the receipt shows it."""
+
+    candidate: str
+    steps: int
+    """On either half; 0 was not tried."""
+    logprob_before: float
+    """Mean over held-out demonstrations, nats per token: of the base model."""
+    logprob_after: float | None
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What was chosen, and on what evidence."""
+
+    recipe: Recipe
+    """With the number of steps that pays."""
+    evidence: CrossFitResult
+    """Of the chosen candidate at its last rung; of one that replaced the default, less what the choice flatters
+    it by. Tokens and seconds are those of all candidates."""
+    trials: tuple[Trial, ...]
+    reason: str
+    """Why this recipe and so many steps."""
+    begin: Beginning = field(compare=False, repr=False)
+    """Where training on all demonstrations goes on."""
+
+
+async def search(
+    engine: Engine,
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+    starts: Mapping[str, Beginning] | None = None,
+    emit: Callable[[TrainStep], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Searched:
+    """Search from `recipe`, within its budget `recipe.search`.
+
+    Args:
+        starts: further starting points by name (see `candidates`), of the recipe's rank and layers.
+
+    Raises:
+        TaskError: fewer than four demonstrations.
+        TrainingFailed: the recipe as it is fails, or `should_stop` said so. A candidate that fails is dropped.
+    """
+    parts = folds(task, seed)
+    base = await judge_folds(engine, parts, (None, None))
+    size = task_size(engine, task, ())
+    listed = candidates(task, recipe, size.prefix_tokens, starts or {})
+    race = _Race(engine, parts, base, recipe, size, emit)
+    race.entrants = [_Entrant(engine, parts, candidate, seed, should_stop) for candidate in listed]
+    try:
+        return await race.run()
+    finally:
+        for entrant in race.entrants:
+            await engine.run(entrant.drop)
+
+
+def rungs(recipe: Recipe) -> tuple[int, ...]:
+    """Steps at which candidates are judged: half of a probe, a probe, twice that, …, up to half of the recipe."""
+    found = [max(1, recipe.probed // 2)]
+    step = recipe.probed
+    while step <= max(recipe.probed, recipe.steps // 2):
+        found.append(step)
+        step *= 2
+    return tuple(dict.fromkeys(found))
+
+
+def lower_bound(changes: Sequence[float], level: float) -> float:
+    """One-sided lower bound of the mean at confidence 1 − `level`, by Student's t."""
+    from scipy.special import stdtrit
+
+    n = len(changes)
+    return mean(changes) - float(stdtrit(n - 1, 1 - level)) * stdev(changes) / math.sqrt(n)
+
+
+def pays(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether the paired mean rose by more than its standard error."""
+    changes = [b - a for a, b in zip(before, after, strict=True)]
+    return mean(changes) > stdev(changes) / math.sqrt(len(changes))
+
+
+def best_of(default: Sequence[float], others: Mapping[str, Sequence[float]], tried: int) -> tuple[str, float]:
+    """Which of `others` replaces the default, or the default; and the lower bound of the best one's advantage.
+
+    Args:
+        default, others: held-out log-probabilities, paired by demonstration.
+        tried: how many others there were at the start, those that were dropped included.
+    """
+    name = max(others, key=lambda other: mean(others[other]))
+    low = lower_bound([b - a for a, b in zip(default, others[name], strict=True)], LEVEL / tried)
+    return (name if low > 0 else DEFAULT), low
+
+
+class _Entrant:
+    """A candidate in the race, with a training on each half."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        parts: tuple[Fold, Fold],
+        candidate: Candidate,
+        seed: int,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.name, self.recipe = candidate.name, candidate.recipe
+        self.adapters = [f"search-{uuid.uuid4().hex[:12]}" for _ in parts]
+        asked = [
+            TrainRequest(
+                part.task, candidate.recipe, seed, None, name, candidate.start, candidate.recipe.steps
+            )
+            for part, name in zip(parts, self.adapters, strict=True)
+        ]
+        self.trainings = [Training.of(engine, request, should_stop) for request in asked]
+        self.steps = self.tokens = 0
+        self.seconds = 0.0
+        self.judged: list[Judged] = []
+        """At each rung."""
+
+    @property
+    def logprob(self) -> tuple[float, ...]:
+        return self.judged[-1].logprob
+
+    @property
+    def mean(self) -> float:
+        return mean(self.logprob)
+
+    async def advance(self, engine: Engine, rung: int, emit: Callable[[TrainStep], None]) -> None:
+        for training in self.trainings:
+            if not training.attached:
+                await engine.run(training.start, Priority.TRAINING)
+            training.until = rung
+        try:
+            await all_ended(training.advance(engine, emit) for training in self.trainings)
+        finally:
+            self.steps = rung
+            self.tokens = sum(training.tokens for training in self.trainings)
+            self.seconds = sum(training.seconds for training in self.trainings)
+
+    def finish(self, bench: Bench) -> Beginning:
+        for training in self.trainings:
+            training.finish(bench)
+        return average([training.reached for training in self.trainings if training.reached is not None])
+
+    def drop(self, bench: Bench) -> None:
+        for training in self.trainings:
+            training.drop(bench)
+        self.trainings = []
+
+
+class _Race:
+    """The search itself: who runs, what that has cost, and what became of whom."""
+
+    entrants: list[_Entrant]
+    """The default first."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        parts: tuple[Fold, Fold],
+        base: Judged,
+        recipe: Recipe,
+        size: TaskSize,
+        emit: Callable[[TrainStep], None],
+    ) -> None:
+        self.engine, self.parts, self.base, self.recipe, self.emit = engine, parts, base, recipe, emit
+        plain = replace(recipe, search=0.0)
+        self.first_step_tokens = size.probe_tokens(plain) / recipe.probed
+        self.whole = size.train_tokens(plain) / recipe.steps / self.first_step_tokens
+        """A step on all demonstrations ÷ one on either half: 1, or less where halves fill a sequence."""
+        self.judging_tokens = size.prefix_tokens
+        """Both folds read all of it, at half the price of training on it."""
+        self.trials: list[Trial] = []
+        self.flattery = 0.0
+        """Nats per token by which the choice may flatter the one chosen."""
+        self.tried = self.judgements = self.done = self.planned = 0
+        self.why = ""
+
+    async def run(self) -> Searched:
+        alive, ladder = self.entrants, rungs(self.recipe)
+        for number, rung in enumerate(ladder):
+            alive = await (self._affordable(alive, rung) if number else self._first(alive, rung))
+            if len(alive) == 1 and rung > self.recipe.probed:
+                break  # evidence as strong as a probe's is there, and nothing left to choose
+            alive = await self._advance(alive, rung)
+            leader = max(alive, key=lambda e: e.mean)
+            if len(leader.judged) > 1 and not pays(leader.judged[-2].logprob, leader.logprob):
+                break
+            if rung != ladder[-1]:
+                alive = await self._keep(alive, max(2, len(alive) // 2), "dropped: in the worse half")
+        (chosen,) = await self._choose(alive)
+        self._say(chosen, "chosen")
+        steps = self._steps(chosen)
+        begin = await self.engine.run(chosen.finish)
+        return Searched(
+            chosen.recipe.with_steps(steps),
+            self._evidence(chosen),
+            tuple(self.trials),
+            f"{self.why} {self._why_so_long(chosen, steps)}",
+            begin,
+        )
+
+    # ------------------------------------------------------------------------------------------------- cost
+
+    def _step_tokens(self, entrant: _Entrant) -> float:
+        """Of both folds together."""
+        return entrant.tokens / entrant.steps if entrant.tokens else self.first_step_tokens
+
+    def _whole_step_tokens(self, entrant: _Entrant) -> float:
+        """Of a step on all demonstrations."""
+        return self.whole * self._step_tokens(entrant)
+
+    @property
+    def _left(self) -> float:
+        """Tokens that the budget still has."""
+        budget = self.recipe.search * self.recipe.steps * self._whole_step_tokens(self.entrants[0])
+        return budget - sum(e.tokens for e in self.entrants) - self.judgements * self.judging_tokens
+
+    def _fits(self, alive: Sequence[_Entrant], rung: int) -> bool:
+        """Whether these can go to `rung` and one of them to the recipe's end."""
+        on = sum((rung - e.steps) * self._step_tokens(e) + self.judging_tokens for e in alive)
+        rest = (self.recipe.steps - rung) * self._whole_step_tokens(self.entrants[0])
+        return on + rest <= self._left
+
+    # ------------------------------------------------------------------------------------------------ rungs
+
+    async def _first(self, alive: list[_Entrant], rung: int) -> list[_Entrant]:
+        """As many as the budget has room for."""
+        n = len(alive)
+        while n > 1 and not self._fits(alive[:n], rung):
+            n -= 1
+        for entrant in alive[n:]:
+            self._record(entrant, "not tried: the budget has no room")
+        self.tried = n - 1
+        return alive[:n]
+
+    async def _affordable(self, alive: list[_Entrant], rung: int) -> list[_Entrant]:
+        """Those who can go on; where there is no room for two, the choice is made now."""
+        n = len(alive)
+        ranked = self._ranked(alive)
+        while n > 2 and not self._fits(ranked[:n], rung):
+            n -= 1
+        if n > 1 and not self._fits(ranked[:n], rung):
+            return await self._choose(alive)
+        return await self._keep(alive, n, "dropped: the budget has no room")
+
+    async def _advance(self, alive: list[_Entrant], rung: int) -> list[_Entrant]:
+        """Train to `rung` and judge; those that did not fail."""
+        self.planned += sum(2 * (rung - e.steps) for e in alive)
+        ended = await asyncio.gather(
+            *(e.advance(self.engine, rung, self._emit) for e in alive), return_exceptions=True
+        )
+        going: list[_Entrant] = []
+        for entrant, error in zip(alive, ended, strict=True):
+            if error is None:
+                entrant.judged.append(await judge_folds(self.engine, self.parts, entrant.adapters))
+                self.judgements += 1
+                if entrant is self.entrants[0] or all(map(math.isfinite, entrant.logprob)):
+                    self._record(entrant, "goes on", entrant.mean)
+                    going.append(entrant)
+                    continue
+                error = TrainingFailed("A held-out log-probability is not finite.")
+            fatal = entrant is self.entrants[0] or isinstance(error, Cancelled)
+            if fatal or not isinstance(error, TrainingFailed):
+                raise error
+            self._record(entrant, f"dropped: {error}")
+            await self.engine.run(entrant.drop)
+        return going
+
+    def _emit(self, step: TrainStep) -> None:
+        self.done += 1
+        self.emit(TrainStep(self.done, self.planned, step.loss))
+
+    # ----------------------------------------------------------------------------------------------- choice
+
+    def _ranked(self, alive: Sequence[_Entrant]) -> list[_Entrant]:
+        """The default, since all others are held against it, then the best of the others."""
+        default, *others = alive
+        return [default, *sorted(others, key=lambda e: -e.mean)]
+
+    async def _keep(self, alive: list[_Entrant], n: int, otherwise: str) -> list[_Entrant]:
+        ranked = self._ranked(alive)
+        for entrant in ranked[n:]:
+            self._say(entrant, otherwise)
+            await self.engine.run(entrant.drop)
+        return ranked[:n]
+
+    async def _choose(self, alive: list[_Entrant]) -> list[_Entrant]:
+        """The default, or the best of the others where it is better beyond doubt; the only one left as it is."""
+        if len(alive) == 1:
+            self.why = self.why or "No other recipe is left to be held against the default."
+            return alive
+        default, *others = self._ranked(alive)
+        name, low = best_of(default.logprob, {e.name: e.logprob for e in others}, self.tried)
+        best = others[0]
+        advantage = best.mean - default.mean
+        figures = (
+            f"the recipe {best.name} changes the held-out log-probability by {advantage:+.3f} nats per token against the default "
+            f"(lower bound {low:+.3f}, corrected for {self.tried} tried)"
+        )
+        if name == DEFAULT:
+            chosen, self.why = default, f"The default stays: {figures}."
+        else:
+            chosen, self.why, self.flattery = best, f"Beyond doubt {figures}.", advantage - low
+        for entrant in alive:
+            if entrant is not chosen:
+                self._say(entrant, "dropped: not chosen")
+                await self.engine.run(entrant.drop)
+        return [chosen]
+
+    def _steps(self, chosen: _Entrant) -> int:
+        """How many steps the training takes in all."""
+        wanted = self.recipe.steps
+        if len(chosen.judged) > 1:
+            longest = math.ceil(LONGEST * self.recipe.steps)
+            shortest = min(self.recipe.steps, chosen.steps + math.ceil(TAIL * self.recipe.steps))
+            wanted = longest if pays(chosen.judged[-2].logprob, chosen.logprob) else shortest
+        affordable = int(self._left / self._whole_step_tokens(chosen))
+        return chosen.steps + max(1, min(wanted - chosen.steps, affordable))
+
+    def _why_so_long(self, chosen: _Entrant, steps: int) -> str:
+        end = f"{steps} steps in place of {self.recipe.steps}"
+        if len(chosen.judged) < 2:
+            return f"It was judged once: {end}."
+        change = chosen.mean - mean(chosen.judged[-2].logprob)
+        still = "still pays" if pays(chosen.judged[-2].logprob, chosen.logprob) else "does not pay"
+        return f"More training {still} at {chosen.steps} steps ({change:+.3f} nats per token): {end}."
+
+    def _evidence(self, chosen: _Entrant) -> CrossFitResult:
+        return CrossFitResult(
+            self.base.correct,
+            chosen.judged[-1].correct,
+            self.base.logprob,
+            tuple(value - self.flattery for value in chosen.logprob),
+            sum(e.tokens for e in self.entrants),
+            sum(e.seconds for e in self.entrants),
+        )
+
+    def _record(self, entrant: _Entrant, outcome: str, after: float | None = None) -> None:
+        self.trials.append(Trial(entrant.name, entrant.steps, mean(self.base.logprob), after, outcome))
+
+    def _say(self, entrant: _Entrant, outcome: str) -> None:
+        """What became of an entrant after its last trial."""
+        last = max(i for i, trial in enumerate(self.trials) if trial.candidate == entrant.name)
+        self.trials[last] = replace(self.trials[last], outcome=outcome)
