@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ttt.engine import Bench, Engine
-from ttt.errors import TaskError
+from ttt.errors import Cancelled, TaskError
 from ttt.icl import judge
 from ttt.recipes import Recipe
 from ttt.rounds import all_ended
@@ -85,10 +85,11 @@ async def cross_fit(
             )
             for part, name in zip(parts, names, strict=True)
         )
-        trained = [
-            await judge(engine, part, held, adapter=name)
-            for part, held, name in zip(parts, held_out, names, strict=True)
-        ]
+        trained = []
+        for part, held, name in zip(parts, held_out, names, strict=True):
+            if should_stop():
+                raise Cancelled("The probe was cancelled before it was judged; the model is unchanged.")
+            trained.append(await judge(engine, part, held, adapter=name))
     finally:
         await engine.run(partial(_drop, names=names))
     before: dict[int, tuple[bool, float]] = {}

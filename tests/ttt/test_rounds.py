@@ -153,7 +153,7 @@ async def test_answers_run_between_the_layers_of_a_step_and_are_those_of_an_idle
     answering = asyncio.gather(answer(llama_engine, TASKS[2], queries), adapted())
     await asyncio.sleep(0.05)
     asked_for.set()
-    assert await answering == [idle, idle_adapted]
+    assert list(await answering) == [idle, idle_adapted]
     report = await training
     assert first.done() and passed[0] == [1], "it ran within the first pass"
     assert report.losses == alone.losses and report.seconds < 1.5
