@@ -10,6 +10,11 @@ demo: .venv/.demo
 
 test: check quick test-slow
 
+# The client of examples/node; without npm its test is skipped.
+examples/node/node_modules: examples/node/package.json
+	@npm install --prefix examples/node --no-package-lock --no-audit --no-fund
+	@touch $@
+
 check: .venv/.dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)

@@ -1,7 +1,8 @@
 """Training behind answers that were given already: the same question once more, which nobody waits for.
 
 One task is asked behind once at a time, and not again until it has changed. A task that grew by
-demonstrations replaces the smaller one that is still trained for.
+demonstrations replaces the smaller one that is still trained for. Few are trained at once, since each has an
+optimiser in memory; the others wait their turn, and past a limit a task is left for its next query.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from router.events import Event
 from ttt.errors import Cancelled
 from ttt.task import Query, Task, fingerprint
 
+AT_ONCE = 4
+"""Tasks that are worked on at the same time."""
+WAITING = 256
+"""Tasks that are worked on or wait for that."""
 REMEMBERED = 1024
 """Tasks that were looked at and are not looked at again."""
 STOP_S = 60.0
@@ -40,6 +45,7 @@ class Behind:
     def __init__(self, ask: Callable[..., AsyncIterator[Event]], loop: asyncio.AbstractEventLoop) -> None:
         self._ask, self._loop = ask, loop
         self._lock = threading.Lock()
+        self._free = asyncio.Semaphore(AT_ONCE)
         self._running: dict[str, _Work] = {}
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
 
@@ -52,6 +58,11 @@ class Behind:
             for work in self._running.values():
                 if _grew(work.task, task):
                     work.stop.set()
+            if len(self._running) >= WAITING:
+                log.warning(
+                    "%d tasks wait for training already; this one is left for its next query.", WAITING
+                )
+                return
             self._seen[name, kind] = None
             if len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
@@ -89,8 +100,10 @@ class Behind:
         stop: threading.Event,
     ) -> None:
         try:
-            async for _ in self._ask(task, queries, when="wait", should_stop=stop.is_set, **options):
-                pass
+            async with self._free:
+                if not stop.is_set():
+                    async for _ in self._ask(task, queries, when="wait", should_stop=stop.is_set, **options):
+                        pass
         except Cancelled as error:
             log.info("Training behind an answer ended early: %s", error)
         except Exception:  # nobody waits for it: what failed is told where the program tells such things

@@ -17,7 +17,7 @@ from router.agent import WHENS, Router
 from router.conversation import EXPECTED_REPEATS, Message, Reading, note, read_conversation
 from router.errors import RouterError
 from router.events import Done, Event
-from router.memory import open_saver, threads, untraced
+from router.memory import CHAT, keep_latest, open_saver, threads, untraced
 from router.receipt import Receipt
 from router.state import When
 from store.errors import NotFound
@@ -26,9 +26,6 @@ from ttt.task import Demonstration, Task
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
-
-PREFIX = "chat:"
-"""Before the names of conversations, in the file that other things are kept in too."""
 
 
 class Talk(TypedDict, total=False):
@@ -158,7 +155,7 @@ class Chat:
     def names(self) -> list[str]:
         """Conversations that are kept, the last changed first."""
         found = self.router.run(threads(self._saver))
-        return [name.removeprefix(PREFIX) for name in found if name.startswith(PREFIX)]
+        return [name.removeprefix(CHAT) for name in found if name.startswith(CHAT)]
 
     def save(self, name: str) -> None:
         """Go on under another name; what was said so far stays under the old one too."""
@@ -205,6 +202,7 @@ class Chat:
             self._keep(before)
             raise
         self.talk = state
+        self._forget_the_way()
         return str(self.talk["messages"][-1][1])
 
     def _kept(self, name: str) -> Talk | None:
@@ -214,6 +212,10 @@ class Chat:
     def _keep(self, talk: Mapping[str, Any]) -> None:
         self._do("aupdate_state", self._config(self.name), dict(talk), as_node="reply")
         self.talk = Talk(**talk)  # type: ignore[typeddict-item]
+        self._forget_the_way()
+
+    def _forget_the_way(self) -> None:
+        self.router.run(keep_latest(self._saver, f"{CHAT}{self.name}"))
 
     def _do(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Run a method of the graph on the router's loop."""
@@ -226,7 +228,7 @@ class Chat:
 
     @staticmethod
     def _config(name: str) -> Any:
-        return {"configurable": {"thread_id": f"{PREFIX}{name}"}}
+        return {"configurable": {"thread_id": f"{CHAT}{name}"}}
 
 
 def _graph() -> Any:

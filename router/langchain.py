@@ -220,7 +220,7 @@ def _plain(place: int, message: BaseMessage) -> Message:
 
 
 def _usage(receipt: Receipt) -> UsageMetadata:
-    read, written = receipt.prompt_tokens, receipt.answers[0].n_tokens
+    read, written = receipt.tokens
     return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
 
 

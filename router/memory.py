@@ -2,7 +2,8 @@
 
 Clients send a whole conversation each time and know nothing of episodes. So each answer is remembered under a
 hash of the messages that led to it and itself, as a LangGraph checkpoint in a file of its own: no text is kept,
-branches of a conversation keep apart, and any copy of the conversation finds its episodes again.
+branches of a conversation keep apart, and any copy of the conversation finds its episodes again. The oldest
+answers are forgotten past a limit; a copy of such a conversation is then one that somebody else wrote.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 FILE = "conversations.db"
+KEPT = 100_000
+"""Answers that are remembered."""
+FORGOTTEN = 1000
+"""At a time, past that."""
+CHAT = "chat:"
+"""Before the names of conversations that are kept whole (`router.chat`), which are never forgotten."""
 
 
 class Turn(TypedDict):
@@ -33,8 +40,9 @@ class Turn(TypedDict):
 class Memory:
     """Open with `open_memory`."""
 
-    def __init__(self, graph: Any, known: set[str]) -> None:
-        self._graph, self._known = graph, known
+    def __init__(self, graph: Any, known: Iterable[str], kept: int = KEPT) -> None:
+        """`known`: keys of what is kept already, the oldest first."""
+        self._graph, self._known, self._kept = graph, dict.fromkeys(known), kept
         self._writing = asyncio.Lock()
 
     async def recall(self, messages: Sequence[Message]) -> dict[int, str]:
@@ -62,12 +70,17 @@ class Memory:
             with untraced():
                 config = {"configurable": {"thread_id": key}}
                 await self._graph.ainvoke({"own": values}, config, durability="exit")
-            self._known.add(key)
+            self._known.pop(key, None)
+            self._known[key] = None
+            if len(self._known) >= self._kept + FORGOTTEN:
+                for old in list(self._known)[: len(self._known) - self._kept]:
+                    await self._graph.checkpointer.adelete_thread(old)
+                    del self._known[old]
 
 
 @asynccontextmanager
-async def open_memory(folder: Path) -> AsyncIterator[Memory]:
-    """The memory in `folder`, made when there is none.
+async def open_memory(folder: Path, kept: int = KEPT) -> AsyncIterator[Memory]:
+    """The memory in `folder`, made when there is none, of the last `kept` answers and up to `FORGOTTEN` more.
 
     Raises:
         StoreError: the file can't be used.
@@ -79,7 +92,8 @@ async def open_memory(folder: Path) -> AsyncIterator[Memory]:
     graph.add_edge(START, "keep")
     graph.add_edge("keep", END)
     async with open_saver(folder) as saver:
-        yield Memory(graph.compile(checkpointer=saver), set(await threads(saver)))
+        answers = [name for name in reversed(await threads(saver)) if not name.startswith(CHAT)]
+        yield Memory(graph.compile(checkpointer=saver), answers, kept)
 
 
 @asynccontextmanager
@@ -115,6 +129,17 @@ async def threads(saver: AsyncSqliteSaver) -> list[str]:
     """Names of all that is kept, the last changed first."""
     query = "SELECT thread_id FROM checkpoints GROUP BY thread_id ORDER BY max(checkpoint_id) DESC"
     return [str(row[0]) for row in await saver.conn.execute_fetchall(query)]
+
+
+async def keep_latest(saver: AsyncSqliteSaver, thread: str) -> None:
+    """Delete how a conversation got where it is: each of its checkpoints holds all that was said before."""
+    older = (
+        "thread_id = :t AND checkpoint_id < (SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = :t)"
+    )
+    async with saver.lock:
+        for table in ("writes", "checkpoints"):
+            await saver.conn.execute(f"DELETE FROM {table} WHERE {older}", {"t": thread})
+        await saver.conn.commit()
 
 
 async def _keep(state: Turn) -> dict[str, Any]:

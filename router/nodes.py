@@ -152,7 +152,7 @@ def after_icl(state: State) -> str:
 
 async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Measure what costs forward passes, unless nothing it could say would change the decision."""
-    context, task, queries = runtime.context, state["task"], state["request"].queries
+    context, task, queries = in_time(state, runtime.context), state["task"], state["request"].queries
     recipe = fitting(state["request"].recipes, state["task"])
     result = state["icl"]
     assert result is not None
@@ -165,8 +165,8 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     loo, notes = None, []
     if len(task.demonstrations) > 1 and wanted & {"loo_accuracy", "loo_logprob"}:
         try:
-            loo = await leave_one_out(context.engine, task)
-        except ContextOverflow as error:
+            loo = await leave_one_out(context.engine, task, should_stop=context.should_stop)
+        except (Cancelled, ContextOverflow) as error:
             notes.append(f"Leave-one-out was not measured: {error}")
     loo_s = time.perf_counter() - started
     complete = state["signals"] if loo is None else measured.with_leave_one_out(state["signals"], loo)

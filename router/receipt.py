@@ -74,6 +74,14 @@ class Receipt:
         return sum(s.seconds for s in self.steps)
 
     @property
+    def tokens(self) -> tuple[int, int]:
+        """Read and written for the answers, those of other views that voted included."""
+        vote = self.step("vote")
+        if vote is not None and "prompt_tokens" in vote.detail:
+            return vote.detail["prompt_tokens"], vote.detail["answer_tokens"]
+        return self.prompt_tokens, sum(a.n_tokens for a in self.answers)
+
+    @property
     def texts(self) -> tuple[str, ...]:
         return tuple(a.text for a in self.answers)
 

@@ -64,6 +64,8 @@ async def vote(
         "not_inverted": voted.not_inverted,
         "not_shown": voted.not_shown,
         "changed_answers": voted.changed,
+        "prompt_tokens": voted.read,
+        "answer_tokens": voted.written,
     }
     notes = list(voted.left_out)
     if voted.not_inverted:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ttt.engine import Bench, Engine
-from ttt.errors import TaskError
+from ttt.errors import Cancelled, TaskError
 from ttt.icl import Judged, judge
 from ttt.recipes import Recipe
 from ttt.rounds import all_ended
@@ -131,6 +131,8 @@ async def cross_fit(
     parts = folds(task, seed)
     base = await judge_folds(engine, parts, (None, None))
     async with _trained(engine, parts, recipe, seed, emit, should_stop) as (names, reports):
+        if should_stop():
+            raise Cancelled("The probe was cancelled before it was judged; the model is unchanged.")
         trained = await judge_folds(engine, parts, names)
         begun(await _mean(engine, reports))
     return CrossFitResult(

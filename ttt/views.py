@@ -38,6 +38,10 @@ class ViewAnswers:
     """Queries that this view has no form for (cells that are none, say), so that they were not asked."""
     not_inverted: int
     """Predictions that could not be turned back, such as rows of unequal length under a transposition."""
+    read: int
+    """Prompt tokens: the instruction, the demonstrations shown, once, and all queries."""
+    written: int
+    """Tokens of all answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class Voted:
     """`hierarchical` or `plurality`."""
     not_shown: int
     not_inverted: int
+    read: int
+    written: int
     """As in `ViewAnswers`, over all views."""
     changed: int
     """Queries whose answer is not the plain view's."""
@@ -111,7 +117,11 @@ async def answer_views(
             text = None if answer is None else view.invert(answer.text, query.input)
             turned.append(None if answer is None or text is None else replace(answer, text=text))
         not_shown = sum(q is None for q in asked)
-        results.append(ViewAnswers(view, tuple(turned), not_shown, turned.count(None) - not_shown))
+        read = len(prompts[i].prefix) + sum(map(len, prompts[i].questions)) if i in said else 0
+        written = sum(a.n_tokens for a in said.get(i, ()))
+        results.append(
+            ViewAnswers(view, tuple(turned), not_shown, turned.count(None) - not_shown, read, written)
+        )
     return results
 
 
@@ -192,6 +202,8 @@ async def vote_answers(
         "hierarchical" if of_cells else "plurality",
         sum(f.not_shown for f in found),
         sum(f.not_inverted for f in found),
+        sum(f.read for f in found),
+        sum(f.written for f in found),
         sum(a.text != b.text for a, b in zip(answers, plain.answers, strict=True)),
         tuple(left_out),
     )
@@ -238,7 +250,10 @@ async def gather_views(
         should_stop=should_stop,
         max_tokens=max_tokens,
     )
-    return [ViewAnswers(identity(len(task.demonstrations)), plain.answers, 0, 0), *found], left_out
+    read = plain.head_tokens + plain.prompt_tokens + plain.question_tokens
+    written = sum(a.n_tokens for a in plain.answers)
+    first = ViewAnswers(identity(len(task.demonstrations)), plain.answers, 0, 0, read, written)
+    return [first, *found], left_out
 
 
 def _is_prefix(bench: Bench, name: str) -> bool:

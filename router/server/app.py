@@ -7,9 +7,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from router.agent import Router
 from router.events import AnswerGrew, Done, Started, TrainingStep
 from router.memory import Memory
+from router.server.document import EPISODE, answers, complete, errors
 from router.server.errors import ApiError, api_error
 from router.server.guard import Guard
 from router.server.options import ServerOptions
@@ -27,7 +28,6 @@ from router.server.wire import Wire, account, comment, event, headers, noted, us
 DONE = "data: [DONE]\n\n"
 COMMENT_S = 1.0
 """Least seconds between two comments about training steps."""
-EPISODE = re.compile(r"[0-9a-f]{6,64}")
 
 
 def create_app(router: Router, memory: Memory, options: ServerOptions) -> FastAPI:
@@ -46,18 +46,19 @@ def create_app(router: Router, memory: Memory, options: ServerOptions) -> FastAP
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        responses={status: _error_schema(text) for status, text in STATUSES.items()},
+        responses=errors(),
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
     _handle_errors(app)
 
-    @app.post("/v1/chat/completions", responses=ANSWER, response_model=None)
+    @app.post("/v1/chat/completions", responses=answers(chat=True), response_model=None)
     async def chat_completions(request: ChatRequest) -> Response:
         """Answer a conversation: a few-shot task, or a plain question."""
         asked = await service.read_chat(request)
         return await _respond(service, request, asked, Wire(asked, chat=True))
 
-    @app.post("/v1/completions", responses=ANSWER, response_model=None)
+    @app.post("/v1/completions", responses=answers(chat=False), response_model=None)
     async def completions(request: CompletionRequest) -> Response:
         """Answer a prompt, with or without examples in it."""
         asked = service.read_completion(request)
@@ -79,7 +80,9 @@ def create_app(router: Router, memory: Memory, options: ServerOptions) -> FastAP
         return {"episode_id": request.episode_id, "new": new}
 
     @app.get("/v1/episodes/{episode_id}")
-    async def episode(episode_id: str) -> JSONResponse:
+    async def episode(
+        episode_id: Annotated[str, Path(json_schema_extra={"pattern": EPISODE})],
+    ) -> JSONResponse:
         """All that is known of one answer."""
         _check_episode(episode_id)
         episodes = router.parts.store.episodes
@@ -111,11 +114,7 @@ def create_app(router: Router, memory: Memory, options: ServerOptions) -> FastAP
     described = app.openapi
 
     def openapi() -> dict[str, Any]:
-        schema = described()
-        for operations in schema["paths"].values():
-            for operation in operations.values():
-                operation["responses"].pop("422", None)  # told as 400, as OpenAI does
-        return schema
+        return complete(described(), [adapter_name(row) for row in service.adapters()])
 
     app.openapi = openapi  # type: ignore[method-assign]
     paths = frozenset(app.openapi()["paths"])
@@ -123,46 +122,8 @@ def create_app(router: Router, memory: Memory, options: ServerOptions) -> FastAP
     return app
 
 
-STATUSES = {
-    400: "The request, a parameter, the messages or the task can't be used.",
-    401: "The API key is missing or wrong.",
-    404: "No such model, episode or address.",
-    405: "This address does not have this method.",
-    408: "The caller's deadline came before there was any answer.",
-    413: "The body is above the limit.",
-    429: "The queue is full.",
-    500: "Unforeseen.",
-    503: "Shutting down, or the store or the model can't be used.",
-}
-ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The answer; with `stream`, server-sent events.",
-        "content": {
-            "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {"schema": {"type": "string"}},
-        },
-    }
-}
-
-
-def _error_schema(text: str) -> dict[str, Any]:
-    nullable = {"anyOf": [{"type": "string"}, {"type": "null"}]}
-    error = {
-        "type": "object",
-        "required": ["message", "type", "param", "code"],
-        "properties": {
-            "message": {"type": "string"},
-            "type": {"type": "string"},
-            "param": nullable,
-            "code": nullable,
-        },
-    }
-    schema = {"type": "object", "required": ["error"], "properties": {"error": error}}
-    return {"description": text, "content": {"application/json": {"schema": schema}}}
-
-
 def _check_episode(episode_id: str) -> None:
-    if not EPISODE.fullmatch(episode_id):
+    if not re.fullmatch(EPISODE, episode_id):
         shown = episode_id[:64]
         raise ApiError(
             404,

@@ -4,8 +4,9 @@
     401 authentication_error     no key or a wrong one
     404 not_found_error          unknown model, episode or address
     405 invalid_request_error    a method that this address does not have
-    408 timeout_error            the caller's deadline came before there was any answer
     413 invalid_request_error    a body above the limit
+    422 timeout_error            the caller's deadline came before there was any answer; clients try 408 and
+                                 504 again by themselves, which would miss the same deadline
     429 rate_limit_error         the queue is full; `Retry-After` says for how long
     500 server_error             what we did not foresee
     503 server_error             shutting down, or the store or the model can't be used
@@ -41,7 +42,7 @@ class ApiError(RouterError):
             401: "authentication_error",
             404: "not_found_error",
             429: "rate_limit_error",
-            408: "timeout_error",
+            422: "timeout_error",
         }
         kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         message = self.message.encode("utf-8", "replace").decode()
@@ -65,7 +66,7 @@ def api_error(error: BaseException) -> ApiError:
         (RouterError, 400, None),
         (NotFound, 404, "not_found"),
         (StoreError, 503, "store_unavailable"),
-        (Cancelled, 408, "deadline_exceeded"),
+        (Cancelled, 422, "deadline_exceeded"),
         (TrainingFailed, 500, "training_failed"),
         (TTTError, 503, "model_unavailable"),
     ]

@@ -38,11 +38,11 @@ class Server(uvicorn.Server):
             lifespan="on",
         )
         super().__init__(config)
-        self._service, self._options = app.state.service, options
+        self.service, self._options = app.state.service, options
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._service.stop_at is None:
-            self._service.stop_at = time.monotonic() + self._options.drain_s
+        if self.service.stop_at is None:
+            self.service.stop_at = time.monotonic() + self._options.drain_s
         super().handle_exit(sig, frame)
 
 

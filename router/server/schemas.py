@@ -109,10 +109,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="allow")
     model: Annotated[
         str,
-        Field(
-            description="`auto` decides by itself; `reuse:…` is an adapter that /v1/models lists.",
-            json_schema_extra={"anyOf": [{"enum": list(PLAIN_MODELS)}, {"pattern": "^reuse:[0-9a-f]{12}$"}]},
-        ),
+        Field(description="`auto` decides by itself; `reuse:…` is an adapter that /v1/models lists."),
     ]
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None

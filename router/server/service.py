@@ -28,6 +28,8 @@ from ttt.task import Demonstration, Task
 
 FIRST_EVENT_S = 2.0
 """Seconds that a stream's status waits for the first thing that happens, so that errors get their own."""
+LATE = 1.05
+"""Seconds after which a client is told that its deadline was missed ÷ the deadline."""
 log = logging.getLogger("ttt_router.server")
 
 
@@ -252,6 +254,7 @@ class Service:
 
     async def _answer(self, answering: Answering) -> None:
         asked = answering.asked
+        late = self._told_when_late(answering)
         try:
             async with self._slots:
                 await self._ask(answering)
@@ -261,6 +264,8 @@ class Service:
                 log.exception("A question failed")
             answering.events.put_nowait(told)
         finally:
+            if late is not None:
+                late.cancel()
             self.in_flight -= 1
             self._recent_s += 0.2 * (time.monotonic() - asked.since - self._recent_s)
 
@@ -269,11 +274,7 @@ class Service:
         if options["deadline_s"] is not None:
             options["deadline_s"] -= time.monotonic() - asked.since
             if options["deadline_s"] <= 0:
-                raise ApiError(
-                    408,
-                    "The deadline came while the question waited; give more time.",
-                    code="deadline_exceeded",
-                )
+                raise too_late()
         assert asked.reading.query is not None
         events = self.router.astream(
             asked.reading.task, [asked.reading.query], should_stop=self._stopping, **options
@@ -289,13 +290,27 @@ class Service:
         arm = receipt.arm.partition(":")[0]
         self.metrics.answers.labels(arm).inc()
         self.metrics.seconds.labels(arm).observe(time.monotonic() - asked.since)
-        self.metrics.tokens.labels("prompt").inc(receipt.prompt_tokens)
-        self.metrics.tokens.labels("completion").inc(receipt.answers[0].n_tokens)
+        for kind, n in zip(("prompt", "completion"), receipt.tokens, strict=True):
+            self.metrics.tokens.labels(kind).inc(n)
         text, _ = final_text(asked, receipt)
         await self.memory.remember(asked.messages, asked.own, text, receipt.episode_id)
 
+    def _told_when_late(self, answering: Answering) -> asyncio.TimerHandle | None:
+        """Tell the client soon after its deadline, however long what it waits for still takes."""
+        deadline_s = answering.asked.options["deadline_s"]
+        if deadline_s is None:
+            return None
+        left_s = deadline_s * LATE - (time.monotonic() - answering.asked.since)
+        return asyncio.get_running_loop().call_later(left_s, answering.events.put_nowait, too_late())
+
     def _stopping(self) -> bool:
         return self.stop_at is not None and time.monotonic() > self.stop_at
+
+
+def too_late() -> ApiError:
+    return ApiError(
+        422, "The deadline came before there was an answer; give more time.", code="deadline_exceeded"
+    )
 
 
 def adapter_name(row: AdapterRow) -> str:

@@ -79,8 +79,8 @@ def comment(text: str) -> str:
 
 
 def usage(receipt: Receipt) -> dict[str, int]:
-    """Tokens of the answer that was given; what training ran over is in the receipt."""
-    prompt, completion = receipt.prompt_tokens, receipt.answers[0].n_tokens
+    """Tokens of the answer, and of the views that voted on it; what training ran over is in the receipt."""
+    prompt, completion = receipt.tokens
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,

@@ -49,7 +49,7 @@ def test_the_python_of_the_page_on_tools_runs(tiny_llama: Path, tmp_path: Path) 
 
 def test_the_server_of_the_page_on_it_answers_and_ends_at_sigterm(tiny_llama: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs/server.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    openai, langchain = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     (line,) = re.findall(r"^    ttt-router (serve)$", page, flags=re.MULTILINE)
     command = [str(Path(sys.executable).with_name("ttt-router")), line, "--port", "0"]
     environment = {**os.environ, "TTT_ROUTER_MODEL": str(tiny_llama), "TTT_ROUTER_DATA_DIR": str(tmp_path)}
@@ -57,11 +57,12 @@ def test_the_server_of_the_page_on_it_answers_and_ends_at_sigterm(tiny_llama: Pa
     assert server.stderr is not None
     try:
         url = next(found[0] for text in server.stderr if (found := re.search(r"http://\S+/v1", text)))
-        done = run(
-            [sys.executable, "-c", block.replace("http://127.0.0.1:8000/v1", url)], tiny_llama, tmp_path
-        )
-        assert done.returncode == 0, done.stderr
-        assert re.match(r"(icl|reuse|train)", done.stdout.splitlines()[-1])
+        for block in (openai, langchain):
+            assert "http://127.0.0.1:8000/v1" in block
+            code = block.replace("http://127.0.0.1:8000/v1", url)
+            done = run([sys.executable, "-c", code], tiny_llama, tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert re.search(r"\b(icl|reuse|train)", done.stdout.splitlines()[-1])
         server.send_signal(signal.SIGTERM)
         told = server.stderr.read()
         assert server.wait(60) in (0, -signal.SIGTERM), told

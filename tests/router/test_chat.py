@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from router.chat import Chat
 from router.cli.main import main
 from router.errors import RouterError
 from router.events import AnswerGrew, TrainingStep
+from router.memory import FILE
 from store.errors import NotFound
 from tests.router.conftest import TRUSTING, OpenRouter
 from tests.router.test_cli import Run, run, tiny_settings
@@ -53,6 +56,22 @@ def test_corrections_and_approvals_become_demonstrations_and_outcomes(chat: Chat
     outcomes = agent.parts.store.episodes.outcomes
     assert [(o.answer, o.source) for o in outcomes(first.episode_id)] == [("ok", "user")]
     assert [o.value for o in outcomes(second.episode_id)] == [1.0]
+
+
+def test_a_long_conversation_is_kept_once_and_not_once_a_turn(chat: Chat, agent: Router) -> None:
+    def checkpoints() -> list[tuple[str, int]]:
+        with closing(sqlite3.connect(agent.settings.data_path / FILE)) as file:
+            query = "SELECT thread_id, count(*) FROM checkpoints GROUP BY thread_id"
+            return [(str(name), int(n)) for name, n in file.execute(query)]
+
+    chat.demonstrate("ab", "ok")
+    for _ in range(3):
+        chat.say("cd")
+        chat.say("right")
+    assert checkpoints() == [("chat:last", 1)]
+    again = Chat(agent)
+    assert len(again.talk["messages"]) == 12 and again.talk == chat.talk
+    again.close()
 
 
 def test_what_was_said_is_there_after_a_restart_and_by_name(agent: Router) -> None:

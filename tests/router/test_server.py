@@ -255,6 +255,13 @@ USER = {"role": "user", "content": "a"}
             "last message is from the assistant",
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, 400, "role 'tool'"),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}, USER]},
+            400,
+            "Message 2 has role 'assistant' or calls tools",
+        ),
+        ({"messages": [{"role": "system", "content": "s"}]}, 400, "no user message"),
+        ({"messages": [{"role": "assistant", "content": "b"}, USER]}, 400, "Message 1 of 2"),
         ({"messages": [{"role": "user", "content": " "}]}, 400, "is empty"),
         ({"messages": [{"role": "user", "content": None}]}, 400, "only text"),
         (
@@ -276,7 +283,7 @@ USER = {"role": "user", "content": "a"}
         ({"ttt_router": {"votes": 0}}, 400, "votes"),
         ({"ttt_router": {"votes": 17}}, 400, "votes"),
         ({"model": "ttt"}, 400, "needs demonstrations"),
-        ({"ttt_router": {"deadline_s": 1e-9}}, 408, "give more time"),
+        ({"ttt_router": {"deadline_s": 1e-9}}, 422, "give more time"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -335,6 +342,60 @@ def test_a_body_above_the_limit_is_refused_whether_or_not_it_says_its_length(age
         chunked = httpx.post(f"{server.url}/v1/chat/completions", content=(b"x" * 100 for _ in range(30)))
         assert chunked.status_code == 413 and chunked.json()["error"]["code"] == "body_too_large"
         assert post(server, GOOD).status_code == 200
+
+
+def test_a_missed_deadline_is_told_in_time_and_openais_client_does_not_try_again(
+    server: Running, agent: Router
+) -> None:
+    """Also while another question keeps the engine."""
+    ask = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=3)
+    release = threading.Event()
+    agent.parts.engine.submit(lambda bench: release.wait(30))
+    started = time.monotonic()
+    with pytest.raises(openai.UnprocessableEntityError, match="give more time") as caught:
+        ask.chat.completions.create(
+            model="icl", messages=few_shot("uv"), extra_body={"ttt_router": {"deadline_s": 1.0}}
+        )
+    seconds = time.monotonic() - started
+    release.set()
+    assert 1.0 <= seconds < 1.5 and caught.value.code == "deadline_exceeded"
+    assert 'status="422"} 1.0' in httpx.get(f"{server.url}/metrics").text, "asked once"
+    assert post(server, GOOD).status_code == 200
+
+
+def test_a_question_that_waits_for_its_turn_is_told_its_deadline_in_time(agent: Router) -> None:
+    release = threading.Event()
+    with running(agent, at_once=1) as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        agent.parts.engine.submit(lambda bench: release.wait(30))
+        first = pool.submit(post, server, GOOD)
+        while server.service.in_flight == 0:
+            time.sleep(0.01)
+        started = time.monotonic()
+        second = post(server, GOOD | {"ttt_router": {"deadline_s": 0.5}})
+        assert second.status_code == 422 and time.monotonic() - started < 1.0
+        release.set()
+        assert first.result().status_code == 200
+
+
+def test_thousands_of_messages_are_answered_within_seconds(server: Running) -> None:
+    pairs = [(f"word {i}", "ok") for i in range(2000)]
+    started = time.monotonic()
+    answer = post(server, {"model": "icl", "messages": few_shot("uv", pairs), "max_tokens": 2})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["ttt_router"]["n_demonstrations"] == 2000
+    assert any("of 2000 demonstrations" in n for n in answer.json()["ttt_router"]["notes"])
+    assert time.monotonic() - started < 30
+
+
+def test_usage_counts_the_views_that_voted(server: Running, agent: Router) -> None:
+    plain, voted = (
+        post(server, {"model": "icl", "messages": few_shot("uv"), "ttt_router": {"votes": votes}}).json()
+        for votes in (1, 3)
+    )
+    step = agent.explain(voted["ttt_router"]["episode_id"]).step("vote")
+    assert step is not None and len(step.detail["views"]) == 3
+    assert voted["usage"]["prompt_tokens"] > 2 * plain["usage"]["prompt_tokens"]
+    assert voted["usage"]["completion_tokens"] > plain["usage"]["completion_tokens"]
 
 
 def test_parameters_without_effect_are_named(server: Running) -> None:
@@ -401,6 +462,22 @@ def test_a_client_that_leaves_loses_nothing(open_router: OpenRouter) -> None:
         while server.service.in_flight and time.monotonic() < until:
             time.sleep(0.05)
         assert [r.arm for r in agent.history()] == ["train:quick"]
+
+
+def test_a_client_that_leaves_a_stream_in_the_middle_of_training_loses_nothing(
+    open_router: OpenRouter,
+) -> None:
+    agent = open_router(recipe=LONG.name)
+    with running(agent, drain_s=0.1) as server:
+        body = GOOD | {"model": "ttt", "messages": few_shot("uv"), "stream": True}
+        with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) as stream:
+            assert next(line for line in stream.iter_lines() if line.startswith(": train step"))
+            episode = stream.headers["x-ttt-router-episode"]
+        time.sleep(0.3)
+        assert server.service.in_flight == 1, "it trains on"
+        assert post(server, GOOD).status_code == 200
+    assert agent.parts.store.leases.acquire("anything", "me", 1) is not None
+    assert all(r.episode_id != episode for r in agent.history()), "it was stopped before it was done"
 
 
 def test_when_told_to_stop_it_answers_what_was_admitted_and_takes_no_more(open_router: OpenRouter) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from router import behind, nodes
 from router.errors import RouterError
 from router.events import AnswerGrew, Decided, Done, ICLDone, TrainingStep
 from tests.router.conftest import LONG, QUERIES, TASK, TRUSTING, OpenRouter, ok_task, step_names
 from ttt.errors import Cancelled
 from ttt.task import Query, Task
+from ttt.train import train_adapter
 
 
 def test_never_trains_nothing_and_still_uses_what_was_trained(open_router: OpenRouter) -> None:
@@ -62,6 +66,39 @@ def test_a_task_that_grew_replaces_the_training_of_the_smaller_one(open_router: 
     assert arms.count("train:quick") == 1 and f"train:{LONG.name}" not in arms
 
 
+def test_few_tasks_train_behind_at_once_the_others_wait_and_past_a_limit_are_left_for_later(
+    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(behind, "AT_ONCE", 2)
+    monkeypatch.setattr(behind, "WAITING", 5)
+    now = most = 0
+    release = threading.Event()
+
+    async def counted(*asked: Any) -> Any:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        try:
+            while not release.is_set():
+                await asyncio.sleep(0.01)
+            return await train_adapter(*asked)
+        finally:
+            now -= 1
+
+    monkeypatch.setattr(nodes, "train_adapter", counted)
+    agent = open_router()
+    tasks = [ok_task(4, word) for word in ("a", "b", "c", "d", "e", "f", "g")]
+    for task in tasks:
+        agent.ask(task, QUERIES, when="background", arm="ttt")
+        assert agent.n_behind <= 5
+    release.set()
+    assert agent.settle(120)
+    assert most == 2 and [r.arm for r in agent.history(100)].count("train:quick") == 5
+    agent.ask(tasks[-1], QUERIES, when="background", arm="ttt")
+    assert agent.settle(120)
+    assert [r.arm for r in agent.history(100)].count("train:quick") == 6
+
+
 def test_closing_ends_what_trains_behind(open_router: OpenRouter) -> None:
     agent = open_router(recipe=LONG.name)
     agent.ask(TASK, QUERIES, when="background", arm="ttt")
@@ -88,6 +125,24 @@ def test_a_training_that_takes_longer_than_expected_ends_at_the_deadline(
     seconds = time.monotonic() - started
     assert 3 < seconds < 6.6 and receipt.arm == "icl"
     assert "cancelled" in receipt.fallback and len(receipt.texts) == len(QUERIES)
+
+
+def test_measuring_ends_early_enough_before_a_deadline(
+    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(*_: Any, should_stop: Callable[[], bool]) -> Any:
+        while not should_stop():
+            await asyncio.sleep(0.01)
+        raise Cancelled("Leave-one-out was cancelled; ask again.")
+
+    monkeypatch.setattr(nodes, "leave_one_out", endless)
+    agent = open_router(policy=TRUSTING)
+    agent.parts = replace(agent.parts, costs=replace_rates(agent.parts.costs))
+    started = time.monotonic()
+    receipt = agent.ask(TASK, QUERIES, deadline_s=3)
+    assert 2 < time.monotonic() - started < 3.3
+    assert receipt.arm == "icl" and "train" not in step_names(receipt)
+    assert any("Leave-one-out was not measured: Leave-one-out was cancelled" in n for n in receipt.notes)
 
 
 def replace_rates(costs: Any) -> Any:

@@ -115,5 +115,11 @@ async def test_a_training_that_fails_or_is_cancelled_leaves_nothing(llama_engine
     endless = replace(SHORT, steps=100_000, probe_steps=100_000, stop_loss=0.0)
     with pytest.raises(Cancelled):
         await cross_fit(llama_engine, letters_task(4), endless, 0, steps.append, lambda: len(steps) >= 3)
+    steps.clear()
+    whole = replace(SHORT, stop_loss=0.0)
+    with pytest.raises(Cancelled, match="before it was judged"):
+        await cross_fit(
+            llama_engine, letters_task(4), whole, 0, steps.append, lambda: len(steps) >= 2 * SHORT.probed
+        )
     assert await llama_engine.run(lambda bench: bench.slots.names) == ()
     assert await llama_engine.base_hash() == digest
