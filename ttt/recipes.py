@@ -135,8 +135,8 @@ RANGES: dict[str, tuple[Any, str]] = {
 """What each value must be, and that in words."""
 
 
-TEXT = Recipe("standard", learning_rate=5e-4, steps=12, shots=10)
-"""Without symbols to permute the same answers come round again: more steps or a higher rate memorise them."""
+TEXT = Recipe("standard", learning_rate=1e-3, steps=16, probe_steps=6, shots=10)
+"""Without symbols to permute the same answers come round again: more steps memorise them."""
 CELLS = Recipe(
     "standard",
     learning_rate=2e-3,
