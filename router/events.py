@@ -57,7 +57,7 @@ class Decided:
 class TrainingStep:
     """Step `step` of `of`, of the probe or of the training."""
 
-    phase: Literal["probe", "train"]
+    phase: Literal["probe", "halves", "train"]
     step: int
     of: int
     loss: float

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from policies.baselines import AlwaysArm
 from policies.guard import CrossFit, TrainingSummary, Verdict
@@ -254,12 +255,12 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     lease: Lease | None = None
     beat = time.monotonic()
 
-    def emit(step: TrainStep) -> None:
+    def emit(step: TrainStep, phase: Literal["halves", "train"] = "train") -> None:
         nonlocal beat
         if lease is not None and time.monotonic() - beat > LEASE_S / 4:
             context.store.leases.renew(lease)
             beat = time.monotonic()
-        runtime.stream_writer(events.TrainingStep("train", step.step, step.of, step.loss))
+        runtime.stream_writer(events.TrainingStep(phase, step.step, step.of, step.loss))
 
     try:
         lease, ref = await lease_or_adapter(key, context)
@@ -276,8 +277,9 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             start = context.beginnings.pop(request.episode_id, None)
             probed, tokens, spent_s = start is not None, 0, 0.0
             if start is None and begins_on_halves(state["task"], recipe):
+                emit_first = partial(emit, phase="halves")
                 start, tokens, spent_s = await begin(
-                    context.engine, state["task"], recipe, request.seed, emit, context.should_stop
+                    context.engine, state["task"], recipe, request.seed, emit_first, context.should_stop
                 )
             name = f"train-{key.hash[:16]}"
             asked = TrainRequest(state["task"], recipe, request.seed, staged, name, start)

@@ -101,7 +101,7 @@ def event_line(event: events.Event) -> str:
         case events.Decided():
             return f"Decision: {event.decision.reason}"
         case events.TrainingStep():
-            what = "Probe" if event.phase == "probe" else "Training"
+            what = {"probe": "Probe", "halves": "Training on halves", "train": "Training"}[event.phase]
             return f"{what}: step {event.step} of {event.of}, loss {event.loss:.3f} nats per token"
         case events.GuardDone():
             return f"Guard: the adapter is {'accepted' if event.accept else 'vetoed'}. {event.reason}"

@@ -162,7 +162,11 @@ def test_the_knobs_reach_the_receipt(run: Run, task_file: Path) -> None:
 
 def test_training_shows_its_steps_and_is_reused_the_next_time(run: Run, task_file: Path) -> None:
     first, second = (run("solve", task_file, "--arm", "ttt") for _ in range(2))
-    assert "Training: step 1 of" in first.err and "train:standard answered" in first.err
+    assert (
+        "Training on halves: step 1 of" in first.err
+        and "Training: step" in first.err
+        and "train:standard answered" in first.err
+    )
     assert "Training" not in second.err and "reuse:" in second.err
     assert first.out == second.out
 

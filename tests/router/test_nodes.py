@@ -278,13 +278,14 @@ def test_cancelling_while_signals_are_measured_keeps_the_answers(open_router: Op
     agent = open_router(policy=TRUSTING, signals="all")
     receipt = fell_back(agent, stream_until(agent, lambda e: isinstance(e, ICLDone)))
     assert detail(receipt, "signals")["cancelled"] and receipt.signals["agreement"] is None
-    assert receipt.signals["loo_accuracy"] is not None
     assert any("Measuring was cancelled" in note for note in receipt.notes)
 
 
 def test_cancelling_while_the_guard_gathers_evidence_is_a_veto(open_router: OpenRouter) -> None:
     agent = open_router(policy=TRAIN)
-    events = stream_until(agent, lambda e: isinstance(e, TrainingStep) and e.step == e.of)
+    events = stream_until(
+        agent, lambda e: isinstance(e, TrainingStep) and (e.phase, e.step) == ("train", e.of)
+    )
     receipt = fell_back(agent, events)
     assert "no evidence to judge it by" in receipt.fallback
     assert [row.accepted for row in agent.parts.store.adapters.list()] == [False]
@@ -406,9 +407,9 @@ def test_tasks_at_once_do_not_answer_through_each_others_adapters(
     for one, other in zip(alone, together, strict=True):
         assert other.texts == one.texts
         for a, b in zip(one.answers, other.answers, strict=True):  # shared passes round otherwise
-            assert b.logprob == pytest.approx(a.logprob, abs=1e-2)
+            assert b.logprob == pytest.approx(a.logprob, abs=5e-3)
     said = [r.answers[0].logprob for r in alone]
-    assert min(abs(a - b) for a, b in combinations(said, 2)) > 1, "each adapter says something else"
+    assert min(abs(a - b) for a, b in combinations(said, 2)) > 0.03, "each adapter says something else"
     assert len({r.adapter for r in together}) == 3
 
 

@@ -63,8 +63,8 @@ def test_candidates_follow_from_the_content() -> None:
 
 def test_no_two_candidates_are_the_same_on_the_task() -> None:
     ragged = Task((*ROWS.demonstrations, Demonstration("1 0\n1", "0")))
-    assert names(ragged, RECIPES["auto"][1]) == [DEFAULT], (
-        "only order and symbols apply to rows of unequal length"
+    assert not [name for name in names(ragged, RECIPES["auto"][1]) if name.startswith("order")], (
+        "what changes whole rows does not apply to rows of unequal length"
     )
     assert names(ROWS, replace(CELLS, augmentations=("order", "symbols")))[1] == "order-symbols-symmetry"
 
@@ -78,7 +78,7 @@ def test_candidates_differ_from_the_recipe_in_what_they_are_named_for() -> None:
 
 def test_rungs_are_half_a_probe_a_probe_and_its_doubles_up_to_half_of_the_steps() -> None:
     assert rungs(CELLS) == (5, 10, 20)
-    assert rungs(TEXT) == (4, 8)
+    assert rungs(TEXT) == (3, 6)
     assert rungs(replace(TEXT, steps=2)) == (1,)
 
 
@@ -159,7 +159,7 @@ async def test_a_search_among_one_is_a_probe(llama_engine: Engine) -> None:
     found = await search(llama_engine, task, ALONE, 1)
     begun: list[Beginning] = []
     evidence = await cross_fit(llama_engine, task, ALONE, 1, begun=begun.append)
-    assert [(t.candidate, t.steps) for t in found.trials] == [(DEFAULT, 2), (DEFAULT, 4)]
+    assert [(t.candidate, t.steps) for t in found.trials if t.steps] == [(DEFAULT, 2), (DEFAULT, 4)]
     assert found.evidence.logprob_after == pytest.approx(evidence.logprob_after, abs=1e-4)
     assert found.evidence.tokens == evidence.tokens
     assert found.begin.losses == pytest.approx(begun[0].losses, abs=1e-4)
@@ -221,7 +221,7 @@ async def test_search_and_training_together_keep_the_budget(llama_engine: Engine
     tried = [trial.candidate for trial in found.trials if trial.steps == 2]
     left_out = [t.candidate for t in found.trials if t.outcome == "not tried: the budget has no room"]
     assert tried[0] == DEFAULT and len(tried) + len(left_out) == 4
-    assert len(tried) == {1.0: 1, 1.5: 4, 2.0: 4, 4.0: 4}[budget]
+    assert len(tried) == {1.0: 1, 1.5: 3, 2.0: 4, 4.0: 4}[budget]
 
 
 async def test_where_more_does_not_pay_training_is_short(llama_engine: Engine) -> None:
