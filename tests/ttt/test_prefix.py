@@ -139,7 +139,7 @@ async def test_training_lowers_the_loss_and_leaves_the_model_as_it_was(engine: E
     before = await engine.base_hash()
     plain = await answer(engine, TASK, QUERIES)
     report = await trained(engine)
-    assert len(report.losses) == 12 and sum(report.losses[-3:]) < 0.985 * sum(report.losses[:3])
+    assert len(report.losses) == 12 and max(report.losses[-3:]) < min(report.losses[:3]) - 0.03
     after = await answer(engine, TASK, QUERIES, adapter="prefix")
     assert [a.logprob for a in after.answers] != [a.logprob for a in plain.answers]
     assert await engine.base_hash() == before and await answer(engine, TASK, QUERIES) == plain
