@@ -63,6 +63,8 @@ class _Arm:
     texts: tuple[str, ...]
     seconds: float
     arm: str
+    chosen: str = ""
+    """What a search for a recipe has found, and why."""
 
 
 def evaluate(
@@ -153,7 +155,7 @@ def _row(
             "seconds": taken.seconds,
             "arm": taken.arm,
             "answers": list(taken.texts),
-        }
+        } | ({"chosen": taken.chosen} if taken.chosen else {})
     if auto is not None:
         row["auto"] = {
             "reason": auto.decisions[-1]["reason"] if auto.decisions else "",
@@ -169,7 +171,7 @@ def _arms(wanted: Sequence[str], ask: Callable[[str], Receipt]) -> tuple[dict[st
     arms: dict[str, _Arm] = {}
     auto = ask("auto") if "auto" in wanted else None
     if auto is not None:
-        arms["auto"] = _Arm(auto.texts, auto.seconds, auto.arm)
+        arms["auto"] = _Arm(auto.texts, auto.seconds, auto.arm, _chosen(auto))
     if "icl" in wanted:
         if auto is not None and auto.icl_answers and auto.step("vote") is None:
             texts = tuple(a.text for a in auto.icl_answers)
@@ -180,16 +182,24 @@ def _arms(wanted: Sequence[str], ask: Callable[[str], Receipt]) -> tuple[dict[st
     if "ttt" in wanted:
         trained = auto.step("train") if auto is not None else None
         if auto is not None and trained is not None and auto.arm.startswith("train:"):
-            arms["ttt"] = _Arm(auto.texts, _training_s(auto) + _seconds(auto, "answer", "vote"), auto.arm)
+            arms["ttt"] = _Arm(
+                auto.texts, _training_s(auto) + _seconds(auto, "answer", "vote"), auto.arm, _chosen(auto)
+            )
         else:
             receipt = ask("ttt")  # meets the adapter that a vetoed `auto` run has trained
             made = auto is not None and trained is not None and "failed" not in trained.detail
             before = _training_s(auto) if auto is not None and made else 0.0
-            arms["ttt"] = _Arm(receipt.texts, before + receipt.seconds, receipt.arm)
+            chosen = _chosen(receipt) or (_chosen(auto) if auto is not None and made else "")
+            arms["ttt"] = _Arm(receipt.texts, before + receipt.seconds, receipt.arm, chosen)
     if "zero-shot" in wanted:
         receipt = ask("zero-shot")
         arms["zero-shot"] = _Arm(receipt.texts, receipt.seconds, receipt.arm)
     return {name: arms[name] for name in wanted}, auto
+
+
+def _chosen(receipt: Receipt) -> str:
+    step = receipt.step("search") or receipt.step("probe")
+    return "" if step is None else str(step.detail.get("chosen", ""))
 
 
 def _training_s(auto: Receipt) -> float:
