@@ -76,6 +76,8 @@ class _Arm:
     parts: Mapping[str, float]
     """Seconds of each step that the arm would have run alone."""
     arm: str
+    chosen: str = ""
+    """What a search for a recipe has found, and why."""
 
 
 def evaluate(
@@ -178,7 +180,7 @@ def run_arms(
             "seconds_parts": dict(taken.parts),
             "arm": taken.arm,
             "answers": list(taken.texts),
-        }
+        } | ({"chosen": taken.chosen} if taken.chosen else {})
     if auto is not None:
         row["auto"] = {
             "reason": auto.decisions[-1]["reason"] if auto.decisions else "",
@@ -198,7 +200,7 @@ def _arms(
     """Recipe → seconds of its training, which a later arm that meets its adapter would have run alone."""
     auto = ask("auto") if "auto" in wanted else None
     if auto is not None:
-        arms["auto"] = _Arm(auto.texts, _parts(auto), auto.arm)
+        arms["auto"] = _Arm(auto.texts, _parts(auto), auto.arm, _chosen(auto))
     if "icl" in wanted:
         if auto is not None and auto.icl_answers and auto.step("vote") is None:
             texts = tuple(a.text for a in auto.icl_answers)
@@ -212,7 +214,7 @@ def _arms(
     if "ttt" in wanted:
         if auto is not None and trained is not None and auto.arm.startswith("train:"):
             parts = _parts(auto, "train", "answer", "vote") | {"train": _training(auto)}
-            arms["ttt"] = _Arm(auto.texts, parts, auto.arm)
+            arms["ttt"] = _Arm(auto.texts, parts, auto.arm, _chosen(auto))
         else:
             arms["ttt"] = _trained(ask("ttt"), recipe, paid)  # may meet what a vetoed `auto` run has trained
     for name in wanted:
@@ -229,9 +231,14 @@ def _trained(receipt: Receipt, recipe: str, paid: dict[str, float]) -> _Arm:
     """An arm that trains, at its whole price even where it met an adapter that is there."""
     if receipt.step("train") is not None:
         paid[recipe] = _training(receipt)
-        return _Arm(receipt.texts, _parts(receipt), receipt.arm)
+        return _Arm(receipt.texts, _parts(receipt), receipt.arm, _chosen(receipt))
     before = {"train": paid[recipe]} if recipe in paid else {}
     return _Arm(receipt.texts, before | _parts(receipt), receipt.arm)
+
+
+def _chosen(receipt: Receipt) -> str:
+    step = receipt.step("search") or receipt.step("probe")
+    return "" if step is None else str(step.detail.get("chosen", ""))
 
 
 def _training(receipt: Receipt) -> float:

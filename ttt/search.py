@@ -25,21 +25,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 
-from ttt.candidates import DEFAULT, Candidate, candidates
+from ttt.candidates import DEFAULT, candidates
 from ttt.crossfit import CrossFitResult, Fold, folds, judge_folds
-from ttt.engine import Bench, Engine, Priority
+from ttt.engine import Engine
+from ttt.entrant import Entrant, StepTokens
 from ttt.errors import Cancelled, TrainingFailed
 from ttt.icl import Judged
-from ttt.measure import TaskSize, task_size
+from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe
-from ttt.rounds import all_ended
 from ttt.task import Task
-from ttt.train import Beginning, Training, TrainRequest, TrainStep, average
+from ttt.train import Beginning, TrainStep
 
 LEVEL = 0.10
 """Share of tasks in which a recipe that is no better may replace the default, at most."""
@@ -98,10 +97,10 @@ async def search(
     """
     parts = folds(task, seed)
     base = await judge_folds(engine, parts, (None, None))
-    size = task_size(engine, task, ())
-    listed = candidates(task, recipe, size.prefix_tokens, starts or {})
-    race = _Race(engine, parts, base, recipe, size, emit)
-    race.entrants = [_Entrant(engine, parts, candidate, seed, should_stop) for candidate in listed]
+    tokens = StepTokens.of(PromptFormat(engine.loaded.tokenizer, task), task, recipe)
+    listed = candidates(task, recipe, tokens.prefix, starts or {})
+    race = _Race(engine, parts, base, recipe, tokens, emit)
+    race.entrants = [Entrant(engine, parts, candidate, seed, should_stop) for candidate in listed]
     try:
         return await race.run()
     finally:
@@ -145,66 +144,10 @@ def best_of(default: Sequence[float], others: Mapping[str, Sequence[float]], tri
     return (name if low > 0 else DEFAULT), low
 
 
-class _Entrant:
-    """A candidate in the race, with a training on each half."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        parts: tuple[Fold, Fold],
-        candidate: Candidate,
-        seed: int,
-        should_stop: Callable[[], bool],
-    ) -> None:
-        self.name, self.recipe = candidate.name, candidate.recipe
-        self.adapters = [f"search-{uuid.uuid4().hex[:12]}" for _ in parts]
-        asked = [
-            TrainRequest(
-                part.task, candidate.recipe, seed, None, name, candidate.start, candidate.recipe.steps
-            )
-            for part, name in zip(parts, self.adapters, strict=True)
-        ]
-        self.trainings = [Training.of(engine, request, should_stop) for request in asked]
-        self.steps = self.tokens = 0
-        self.seconds = 0.0
-        self.judged: list[Judged] = []
-        """At each rung."""
-
-    @property
-    def logprob(self) -> tuple[float, ...]:
-        return self.judged[-1].logprob
-
-    @property
-    def mean(self) -> float:
-        return mean(self.logprob)
-
-    async def advance(self, engine: Engine, rung: int, emit: Callable[[TrainStep], None]) -> None:
-        for training in self.trainings:
-            if not training.attached:
-                await engine.run(training.start, Priority.TRAINING)
-            training.until = rung
-        try:
-            await all_ended(training.advance(engine, emit) for training in self.trainings)
-        finally:
-            self.steps = rung
-            self.tokens = sum(training.tokens for training in self.trainings)
-            self.seconds = sum(training.seconds for training in self.trainings)
-
-    def finish(self, bench: Bench) -> Beginning:
-        for training in self.trainings:
-            training.finish(bench)
-        return average([training.reached for training in self.trainings if training.reached is not None])
-
-    def drop(self, bench: Bench) -> None:
-        for training in self.trainings:
-            training.drop(bench)
-        self.trainings = []
-
-
 class _Race:
     """The search itself: who runs, what that has cost, and what became of whom."""
 
-    entrants: list[_Entrant]
+    entrants: list[Entrant]
     """The default first."""
 
     def __init__(
@@ -213,16 +156,11 @@ class _Race:
         parts: tuple[Fold, Fold],
         base: Judged,
         recipe: Recipe,
-        size: TaskSize,
+        tokens: StepTokens,
         emit: Callable[[TrainStep], None],
     ) -> None:
         self.engine, self.parts, self.base, self.recipe, self.emit = engine, parts, base, recipe, emit
-        plain = replace(recipe, search=0.0)
-        self.first_step_tokens = size.probe_tokens(plain) / recipe.probed
-        self.whole = size.train_tokens(plain) / recipe.steps / self.first_step_tokens
-        """A step on all demonstrations ÷ one on either half: 1, or less where halves fill a sequence."""
-        self.judging_tokens = size.prefix_tokens
-        """Both folds read all of it, at half the price of training on it."""
+        self.expected = tokens
         self.trials: list[Trial] = []
         self.flattery = 0.0
         """Nats per token by which the choice may flatter the one chosen."""
@@ -255,29 +193,29 @@ class _Race:
 
     # ------------------------------------------------------------------------------------------------- cost
 
-    def _step_tokens(self, entrant: _Entrant) -> float:
+    def _step_tokens(self, entrant: Entrant) -> float:
         """Of both folds together."""
-        return entrant.tokens / entrant.steps if entrant.tokens else self.first_step_tokens
+        return entrant.tokens / entrant.steps if entrant.tokens else self.expected.halves
 
-    def _whole_step_tokens(self, entrant: _Entrant) -> float:
+    def _whole_step_tokens(self, entrant: Entrant) -> float:
         """Of a step on all demonstrations."""
-        return self.whole * self._step_tokens(entrant)
+        return self._step_tokens(entrant) * self.expected.whole / self.expected.halves
 
     @property
     def _left(self) -> float:
         """Tokens that the budget still has."""
         budget = self.recipe.search * self.recipe.steps * self._whole_step_tokens(self.entrants[0])
-        return budget - sum(e.tokens for e in self.entrants) - self.judgements * self.judging_tokens
+        return budget - sum(e.tokens for e in self.entrants) - self.judgements * self.expected.prefix
 
-    def _fits(self, alive: Sequence[_Entrant], rung: int) -> bool:
+    def _fits(self, alive: Sequence[Entrant], rung: int) -> bool:
         """Whether these can go to `rung` and one of them to the recipe's end."""
-        on = sum((rung - e.steps) * self._step_tokens(e) + self.judging_tokens for e in alive)
+        on = sum((rung - e.steps) * self._step_tokens(e) + self.expected.prefix for e in alive)
         rest = (self.recipe.steps - rung) * self._whole_step_tokens(self.entrants[0])
         return on + rest <= self._left
 
     # ------------------------------------------------------------------------------------------------ rungs
 
-    async def _first(self, alive: list[_Entrant], rung: int) -> list[_Entrant]:
+    async def _first(self, alive: list[Entrant], rung: int) -> list[Entrant]:
         """As many as the budget has room for."""
         n = len(alive)
         while n > 1 and not self._fits(alive[:n], rung):
@@ -287,7 +225,7 @@ class _Race:
         self.tried = n - 1
         return alive[:n]
 
-    async def _affordable(self, alive: list[_Entrant], rung: int) -> list[_Entrant]:
+    async def _affordable(self, alive: list[Entrant], rung: int) -> list[Entrant]:
         """Those who can go on; where there is no room for two, the choice is made now."""
         n = len(alive)
         ranked = self._ranked(alive)
@@ -297,13 +235,13 @@ class _Race:
             return await self._choose(alive)
         return await self._keep(alive, n, "dropped: the budget has no room")
 
-    async def _advance(self, alive: list[_Entrant], rung: int) -> list[_Entrant]:
+    async def _advance(self, alive: list[Entrant], rung: int) -> list[Entrant]:
         """Train to `rung` and judge; those that did not fail."""
         self.planned += sum(2 * (rung - e.steps) for e in alive)
         ended = await asyncio.gather(
             *(e.advance(self.engine, rung, self._emit) for e in alive), return_exceptions=True
         )
-        going: list[_Entrant] = []
+        going: list[Entrant] = []
         for entrant, error in zip(alive, ended, strict=True):
             if error is None:
                 entrant.judged.append(await judge_folds(self.engine, self.parts, entrant.adapters))
@@ -313,8 +251,8 @@ class _Race:
                     going.append(entrant)
                     continue
                 error = TrainingFailed("A held-out log-probability is not finite.")
-            fatal = entrant is self.entrants[0] or isinstance(error, Cancelled)
-            if fatal or not isinstance(error, TrainingFailed):
+            needed = entrant is self.entrants[0] or len(alive) == 1
+            if needed or isinstance(error, Cancelled) or not isinstance(error, TrainingFailed):
                 raise error
             self._record(entrant, f"dropped: {error}")
             await self.engine.run(entrant.drop)
@@ -326,19 +264,19 @@ class _Race:
 
     # ----------------------------------------------------------------------------------------------- choice
 
-    def _ranked(self, alive: Sequence[_Entrant]) -> list[_Entrant]:
+    def _ranked(self, alive: Sequence[Entrant]) -> list[Entrant]:
         """The default, since all others are held against it, then the best of the others."""
         default, *others = alive
         return [default, *sorted(others, key=lambda e: -e.mean)]
 
-    async def _keep(self, alive: list[_Entrant], n: int, otherwise: str) -> list[_Entrant]:
+    async def _keep(self, alive: list[Entrant], n: int, otherwise: str) -> list[Entrant]:
         ranked = self._ranked(alive)
         for entrant in ranked[n:]:
             self._say(entrant, otherwise)
             await self.engine.run(entrant.drop)
         return ranked[:n]
 
-    async def _choose(self, alive: list[_Entrant]) -> list[_Entrant]:
+    async def _choose(self, alive: list[Entrant]) -> list[Entrant]:
         """The default, or the best of the others where it is better beyond doubt; the only one left as it is."""
         if len(alive) == 1:
             self.why = self.why or "No other recipe is left to be held against the default."
@@ -361,7 +299,7 @@ class _Race:
                 await self.engine.run(entrant.drop)
         return [chosen]
 
-    def _steps(self, chosen: _Entrant) -> int:
+    def _steps(self, chosen: Entrant) -> int:
         """How many steps the training takes in all."""
         wanted = self.recipe.steps
         if len(chosen.judged) > 1:
@@ -371,7 +309,7 @@ class _Race:
         affordable = int(self._left / self._whole_step_tokens(chosen))
         return chosen.steps + max(1, min(wanted - chosen.steps, affordable))
 
-    def _why_so_long(self, chosen: _Entrant, steps: int) -> str:
+    def _why_so_long(self, chosen: Entrant, steps: int) -> str:
         end = f"{steps} steps in place of {self.recipe.steps}"
         if len(chosen.judged) < 2:
             return f"It was judged once: {end}."
@@ -379,7 +317,7 @@ class _Race:
         still = "still pays" if pays(chosen.judged[-2].logprob, chosen.logprob) else "does not pay"
         return f"More training {still} at {chosen.steps} steps ({change:+.3f} nats per token): {end}."
 
-    def _evidence(self, chosen: _Entrant) -> CrossFitResult:
+    def _evidence(self, chosen: Entrant) -> CrossFitResult:
         return CrossFitResult(
             self.base.correct,
             chosen.judged[-1].correct,
@@ -389,10 +327,10 @@ class _Race:
             sum(e.seconds for e in self.entrants),
         )
 
-    def _record(self, entrant: _Entrant, outcome: str, after: float | None = None) -> None:
+    def _record(self, entrant: Entrant, outcome: str, after: float | None = None) -> None:
         self.trials.append(Trial(entrant.name, entrant.steps, mean(self.base.logprob), after, outcome))
 
-    def _say(self, entrant: _Entrant, outcome: str) -> None:
+    def _say(self, entrant: Entrant, outcome: str) -> None:
         """What became of an entrant after its last trial."""
         last = max(i for i, trial in enumerate(self.trials) if trial.candidate == entrant.name)
         self.trials[last] = replace(self.trials[last], outcome=outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 from policies.baselines import AlwaysArm
 from router.cli.render import detail_text
 from router.evaluate import EvaluateOptions, evaluate
+from router.events import Done, TrainingStep
 from router.receipt import Receipt
 from router.settings import Settings
 from tests.router.conftest import (
+    LONG,
     QUERIES,
     QUICK,
     RICH,
@@ -97,14 +100,23 @@ def test_too_few_demonstrations_train_the_recipe_as_it_is_and_say_so(open_router
     assert any("3 demonstration(s) are too few to judge recipes on" in note for note in receipt.notes)
 
 
-def test_a_search_that_is_cancelled_falls_back_and_leaves_nothing(open_router: OpenRouter) -> None:
-    agent = open_router(policy=TRUSTING, recipe="auto")
-    asked = iter(range(10_000))
-    receipt = agent.ask(TASK, QUERIES, should_stop=lambda: next(asked) > 20)
+def test_a_search_that_is_cancelled_falls_back_and_leaves_nothing(
+    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = replace(LONG, name="auto", probe_steps=100_000, search=2.0)
+    monkeypatch.setitem(RECIPES, "auto", (endless, endless))
+    agent, stop = open_router(policy=TRUSTING, recipe="auto"), threading.Event()
+    digest = base_hash(agent)
+    for event in agent.stream(TASK, QUERIES, should_stop=stop.is_set):
+        if isinstance(event, TrainingStep):
+            stop.set()
+    assert isinstance(event, Done)
+    receipt = event.receipt
     assert receipt.arm == "icl" and "cancelled" in receipt.fallback
+    assert step_names(receipt)[-1] == "probe" and "cancelled" in detail(receipt, "probe")["failed"]
     assert agent.parts.store.adapters.list() == []
     names = agent.run(agent.parts.engine.run(lambda bench: bench.slots.names))
-    assert names == ()
+    assert names == () and base_hash(agent) == digest
 
 
 def test_a_table_of_candidates_is_readable() -> None:
@@ -120,4 +132,7 @@ def test_evaluate_runs_with_it_and_counts_the_search(tiny_llama: Path, tmp_path:
     report = evaluate([write_family(tmp_path, "aa")], options, settings)
     (row,) = report["families"]
     assert row["arms"]["ttt"]["arm"] == "train:auto"
+    assert (
+        row["arms"]["ttt"]["chosen"].endswith("steps in place of 12.") and "chosen" not in row["arms"]["icl"]
+    )
     assert report["settings"]["recipes"] == [AUTO.id, AUTO.id]
