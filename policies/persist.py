@@ -1,4 +1,4 @@
-"""A rule as JSON: its parameters, what they were made for, and a hash over all of it.
+"""A policy as JSON: its parameters, what they were made for, and a hash over all of it.
 
 Never a pickle: reading a file can't run code. The hash finds damage and edits by hand; it is no signature,
 so it does not prove who wrote the file.
@@ -15,27 +15,74 @@ from typing import Any
 
 from policies.checks import content_hash
 from policies.errors import PolicyError
+from policies.estimator import arm_as_json, arm_from_json
 from policies.gain import GainModel
+from policies.learned import Learned, Provenance
 from policies.rule import Rule
 from policies.types import SIGNALS_VERSION
 
-FORMAT = "ttt-router-rule-1"
+RULE_FORMAT = "ttt-router-rule-1"
+LEARNED_FORMAT = "ttt-router-learned-1"
+
+Saved = Rule | Learned
 
 
-def to_json(rule: Rule) -> str:
-    """`rule` as JSON text that `from_json` reads back to an equal one."""
-    body = {"format": FORMAT, "signals_version": SIGNALS_VERSION, "parameters": asdict(rule)}
-    return (
-        json.dumps({**body, "sha256": content_hash(body)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
+def as_payload(policy: Saved) -> dict[str, Any]:
+    """`policy` as a JSON object that `from_payload` reads back to an equal one."""
+    if isinstance(policy, Rule):
+        form, parameters = RULE_FORMAT, asdict(policy)
+    else:
+        form = LEARNED_FORMAT
+        parameters = {
+            "arms": {name: arm_as_json(model) for name, model in policy.arms.items()},
+            "provenance": asdict(policy.provenance),
+            "confidence": policy.confidence,
+            "rule": asdict(policy.rule),
+        }
+    body = json.loads(
+        json.dumps(
+            {"format": form, "signals_version": SIGNALS_VERSION, "parameters": parameters}, allow_nan=False
+        )
     )
+    return {**body, "sha256": content_hash(body)}
 
 
-def from_json(text: str) -> Rule:
-    """The rule in `text`.
+def from_payload(data: Any) -> Saved:
+    """The policy in a JSON object.
 
     Raises:
-        PolicyError: not JSON, not a rule's file, another version of the signals, a hash that does not
-            match, unknown or missing parameters, or a parameter out of range.
+        PolicyError: not a policy, another version of the signals, a hash that does not match, unknown or
+            missing parameters, or a parameter out of range.
+    """
+    if not isinstance(data, dict) or data.get("format") not in (RULE_FORMAT, LEARNED_FORMAT):
+        found = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise PolicyError(
+            f"The policy's format is {found!r}, but only {RULE_FORMAT!r} and {LEARNED_FORMAT!r} can be read."
+        )
+    _check_keys("policy", data, {"format", "signals_version", "parameters", "sha256"})
+    if data["signals_version"] != SIGNALS_VERSION:
+        raise PolicyError(
+            f"The policy was made for version {data['signals_version']!r} of the signals, but this program "
+            f"computes version {SIGNALS_VERSION}; fit it again."
+        )
+    stated = data["sha256"]
+    if stated != _hash({key: value for key, value in data.items() if key != "sha256"}):
+        raise PolicyError(
+            f"The policy's content does not match its hash {stated!r}: it was changed; fit it again."
+        )
+    return _rule(data["parameters"]) if data["format"] == RULE_FORMAT else _learned(data["parameters"])
+
+
+def to_json(policy: Saved) -> str:
+    """`policy` as JSON text that `from_json` reads back to an equal one."""
+    return json.dumps(as_payload(policy), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Saved:
+    """The policy in `text`.
+
+    Raises:
+        PolicyError: not JSON, or what `from_payload` refuses.
     """
     try:
         data = json.loads(text)
@@ -43,28 +90,11 @@ def from_json(text: str) -> Rule:
         raise PolicyError(
             f"The policy is not JSON ({error}); only files written by this program can be read."
         ) from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise PolicyError(f"The policy's format is {found!r}, but only {FORMAT!r} can be read.")
-    _check_keys("policy", data, {"format", "signals_version", "parameters", "sha256"})
-    if data["signals_version"] != SIGNALS_VERSION:
-        raise PolicyError(
-            f"The policy was made for version {data['signals_version']!r} of the signals, but this program "
-            f"computes version {SIGNALS_VERSION}; fit it again."
-        )
-    stated = data.pop("sha256")
-    if stated != _hash(data):
-        raise PolicyError(
-            f"The policy's content does not match its hash {stated!r}: it was changed; fit it again."
-        )
-    parameters = data["parameters"]
-    _check_keys("policy's parameters", parameters, {f.name for f in fields(Rule)})
-    _check_keys("policy's gain model", parameters["gain"], {f.name for f in fields(GainModel)})
-    return Rule(GainModel(**parameters["gain"]), parameters["tolerated_losses"])
+    return from_payload(data)
 
 
-def save(rule: Rule, path: Path) -> None:
-    """Write `rule` to `path` atomically: a reader sees the old file or the new one.
+def save(policy: Saved, path: Path) -> None:
+    """Write `policy` to `path` atomically: a reader sees the old file or the new one.
 
     Raises:
         PolicyError: the file can't be written.
@@ -73,7 +103,7 @@ def save(rule: Rule, path: Path) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(to_json(rule))
+                file.write(to_json(policy))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -86,8 +116,8 @@ def save(rule: Rule, path: Path) -> None:
         ) from error
 
 
-def load(path: Path) -> Rule:
-    """The rule in the file `path`.
+def load(path: Path) -> Saved:
+    """The policy in the file `path`.
 
     Raises:
         PolicyError: the file can't be read, or what `from_json` refuses.
@@ -99,6 +129,29 @@ def load(path: Path) -> Rule:
             f"The policy {path} can't be read ({error}); give the path of a saved one."
         ) from error
     return from_json(text)
+
+
+def _rule(parameters: Any) -> Rule:
+    _check_keys("policy's parameters", parameters, {f.name for f in fields(Rule)})
+    _check_keys("policy's gain model", parameters["gain"], {f.name for f in fields(GainModel)})
+    return Rule(GainModel(**parameters["gain"]), parameters["tolerated_losses"])
+
+
+def _learned(parameters: Any) -> Learned:
+    _check_keys("policy's parameters", parameters, {"arms", "provenance", "confidence", "rule"})
+    if not isinstance(parameters["arms"], dict):
+        raise PolicyError("The policy's arms must be a JSON object of gain models by arm; fit it again.")
+    given = parameters["provenance"]
+    _check_keys("policy's provenance", given, {f.name for f in fields(Provenance)})
+    lists = ("families", "collections", "base_models")
+    if any(not isinstance(given[k], list) or not all(isinstance(v, str) for v in given[k]) for k in lists):
+        raise PolicyError(f"The policy's provenance must name its {', '.join(lists)} in lists; fit it again.")
+    return Learned(
+        {name: arm_from_json(model) for name, model in parameters["arms"].items()},
+        Provenance(given["rows_sha256"], given["n_rows"], *(tuple(given[k]) for k in lists)),
+        parameters["confidence"],
+        _rule(parameters["rule"]),
+    )
 
 
 def _hash(body: dict[str, Any]) -> str:

@@ -116,6 +116,10 @@ class Decision:
     policy: str
     """Name and version of the policy."""
     details: Mapping[str, float] = field(default_factory=dict)
+    shadow: ArmName | None = None
+    """An arm to try behind this answer, for the log alone."""
+    shadow_propensity: float = 0.0
+    """Probability with which one was drawn here."""
 
 
 MEASURED = frozenset({"loo_accuracy", "loo_logprob", "agreement", "answer_entropy"})

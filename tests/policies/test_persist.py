@@ -8,11 +8,14 @@ import pytest
 from policies.checks import content_hash
 from policies.errors import PolicyError
 from policies.gain import GainModel
+from policies.learned import Learned, fit
 from policies.persist import from_json, load, save, to_json
 from policies.rule import Rule
+from tests.policies.simulated import TRAIN, simulate
 from tests.policies.situations import probed, situation
 
 RULE = Rule(GainModel(logprob_weight=0.9, model_sd=0.2), tolerated_losses=2)
+LEARNED, _ = fit(simulate(20, seed=1).rows)
 
 
 def rewritten(change: Any, *, rehash: bool) -> str:
@@ -87,3 +90,36 @@ def test_a_missing_file_or_folder_is_named(tmp_path: Path) -> None:
         load(tmp_path / "absent.json")
     with pytest.raises(PolicyError, match="can't be written"):
         save(RULE, tmp_path / "no-folder" / "rule.json")
+
+
+def learned_rewritten(change: Any) -> str:
+    data = json.loads(to_json(LEARNED))
+    change(data["parameters"])
+    del data["sha256"]
+    return json.dumps({**data, "sha256": content_hash(data)})
+
+
+def test_a_learned_policy_comes_back_equal_and_decides_the_same(tmp_path: Path) -> None:
+    save(LEARNED, tmp_path / "learned.json")
+    again = load(tmp_path / "learned.json")
+    assert isinstance(again, Learned) and again == LEARNED and again.version == LEARNED.version
+    here = situation(probed(), feasible=("icl", TRAIN))
+    assert again.decide(here) == LEARNED.decide(here)
+
+
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        (lambda p: p.update(confidence=2.0), "confidence is 2"),
+        (lambda p: p.update(arms={}), "no fitted arm"),
+        (lambda p: p["arms"][TRAIN]["stages"].pop("cheap"), "stages"),
+        (lambda p: p["arms"][TRAIN]["stages"]["cheap"]["coefficients"].pop(), "arrays of other lengths"),
+        (lambda p: p["arms"][TRAIN]["stages"]["cheap"].update(variance=-1.0), "negative variance"),
+        (lambda p: p["arms"][TRAIN]["stages"]["cheap"].update(code="x"), "can't be read"),
+        (lambda p: p["arms"][TRAIN].update(n_families="many"), "n_families"),
+        (lambda p: p["provenance"].update(families="all"), "in lists"),
+    ],
+)
+def test_an_impossible_learned_policy_is_refused_even_with_a_right_hash(change: Any, says: str) -> None:
+    with pytest.raises(PolicyError, match=says):
+        from_json(learned_rewritten(change))

@@ -1,0 +1,292 @@
+"""The learned policy: the step whose utility is highest by a lower bound of the learned gain.
+
+With V = expected queries × worth (seconds), and for each arm a gain g with its lower bound g₋ and cost c:
+
+    stay              0
+    an arm now        g₋ · V − c
+    probe, then       E[max(0, (m − margin) · V − c)] − cost of the probe,     m ~ Normal(g, τ²)
+
+m is what the gain will look like after the probe: today's expectation, moved by as much as the probe can
+tell (τ² = variance now − variance after it). So a probe is taken only where it can change the decision and
+is worth its cost. More queries, or a larger worth, never turn another step into staying.
+
+The built-in rule stands in for what was not fitted (an arm without outcomes, an adapter to reuse); the
+reason says so. Deterministic: exploration is `explore.py`. Knows nothing of how signals were measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from scipy.special import ndtr, stdtrit
+
+from policies.checks import check_finite, check_situation, content_hash, further_seconds, stay_arm
+from policies.errors import PolicyError
+from policies.estimator import UNKNOWN_MODEL_SPREAD, ArmModel, Estimate, arm_as_json, fit_arms
+from policies.features import Stage
+from policies.outcomes import TaskOutcome, hash_rows
+from policies.rule import MIN_DEMONSTRATIONS, Rule
+from policies.types import ArmName, Decision, Situation
+from policies.utility import breakeven_gain
+
+DEFAULT_CONFIDENCE = 0.69
+"""One-sided confidence of the bound that is acted on: half a standard error, as in the rule after a probe."""
+EXPLORED_SDS = 1.0
+"""Standard deviations above the expected gain at which a task that stays still counts as near the threshold."""
+REUSE = "reuse:"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a policy was fitted on."""
+
+    rows_sha256: str
+    n_rows: int
+    families: tuple[str, ...]
+    collections: tuple[str, ...]
+    base_models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Decides by fitted gains. Make it with `fit`; `persist.py` writes and reads it.
+
+    Raises:
+        PolicyError: a confidence outside 0.5 to 0.999, or no arm.
+    """
+
+    arms: Mapping[ArmName, ArmModel]
+    provenance: Provenance
+    confidence: float = DEFAULT_CONFIDENCE
+    rule: Rule = field(default_factory=Rule)
+    base_model_known: bool = True
+    """False widens every spread; see `for_model`."""
+
+    def __post_init__(self) -> None:
+        check_finite("confidence", self.confidence, 0.5, 0.999)
+        if not self.arms:
+            raise PolicyError("The policy has no fitted arm; fit it on rows that compare an arm with icl.")
+
+    @cached_property
+    def version(self) -> str:
+        """`learned-1-` and the start of the hash of all that decides."""
+        body = {
+            "arms": {name: arm_as_json(model) for name, model in self.arms.items()},
+            "rows": self.provenance.rows_sha256,
+            "confidence": self.confidence,
+            "rule": self.rule.version,
+        }
+        return f"learned-1-{content_hash(body)[:12]}"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"loo_accuracy", "loo_logprob"})
+
+    def for_model(self, *names: str) -> Learned:
+        """The policy for a base model that goes by these names (name, revision): on one that no outcome was
+        measured on, every spread is doubled."""
+        return replace(self, base_model_known=bool(set(names) & set(self.provenance.base_models)))
+
+    def estimate(self, arm: ArmName, situation: Situation) -> tuple[Estimate, Stage, list[str]]:
+        """The gain of a fitted arm here, the stage that it rests on, and what was absent."""
+        spread = 1.0 if self.base_model_known else UNKNOWN_MODEL_SPREAD
+        return self.arms[arm].estimate(situation.signals, spread)
+
+    def decide(self, situation: Situation) -> Decision:
+        """The next step.
+
+        Raises:
+            PolicyError: a signal, cost or worth that is not finite or out of range.
+        """
+        check_situation(situation)
+        signals, stay = situation.signals, stay_arm(situation)
+        arms = [arm for arm in situation.feasible if arm in self.arms and arm != stay]
+        trainable = [arm for arm in situation.feasible if arm.startswith("train:")]
+        unfitted = bool(trainable) and not set(trainable) & set(arms)
+        if stay != "icl" or signals.n_demonstrations < MIN_DEMONSTRATIONS or unfitted:
+            return self._by_rule(situation, trainable if unfitted else ())
+        options = [self._now(situation, arm) for arm in arms]
+        options += [self._reuse(situation, arm) for arm in situation.feasible if arm.startswith(REUSE)]
+        if situation.probe_feasible and not signals.probed:
+            options += [
+                o for arm in trainable if arm in self.arms and (o := self._probe(situation, arm)) is not None
+            ]
+        if not options:
+            return Decision(
+                "answer", stay, 1.0, 0.0, 0.0, 0.0, f"No other arm is feasible: {stay} answers.", self.version
+            )
+        best = max(options, key=lambda option: option.net_s)
+        return self._stay(situation, best) if best.net_s <= 0 else self._take(situation, best)
+
+    def _now(self, situation: Situation, arm: ArmName) -> _Option:
+        estimate, stage, lacking = self.estimate(arm, situation)
+        low = max(-1.0, estimate.low(self.confidence))
+        seconds = further_seconds(situation, arm)
+        net = low * _value(situation) - seconds
+        return _Option(
+            "answer", arm, net, estimate.expected, low, seconds, stage, tuple(lacking), estimate.sd
+        )
+
+    def _reuse(self, situation: Situation, arm: ArmName) -> _Option:
+        gain, seconds = self.rule.gain.estimate_reuse(situation.signals), further_seconds(situation, arm)
+        net = gain.low * _value(situation) - seconds
+        return _Option("answer", arm, net, gain.expected, gain.low, seconds, None, (), 0.0)
+
+    def _probe(self, situation: Situation, arm: ArmName) -> _Option | None:
+        """What looking first is worth; None where no probe was ever fitted."""
+        model = self.arms[arm]
+        after = model.sd_after_probe(situation.signals)
+        if after is None:
+            return None
+        now, stage, lacking = self.estimate(arm, situation)
+        after *= 1.0 if self.base_model_known else UNKNOWN_MODEL_SPREAD
+        told = math.sqrt(max(0.0, now.sd**2 - after**2))
+        margin = float(stdtrit(model.df, self.confidence)) * after
+        value, cost = _value(situation), further_seconds(situation, arm)
+        net = _mean_above_zero((now.expected - margin) * value - cost, told * value) - situation.costs.probe_s
+        low = max(-1.0, now.low(self.confidence))
+        return _Option(
+            "probe",
+            arm,
+            net,
+            now.expected,
+            low,
+            situation.costs.probe_s + cost,
+            stage,
+            tuple(lacking),
+            now.sd,
+        )
+
+    def _take(self, situation: Situation, best: _Option) -> Decision:
+        details = _details(situation, best)
+        if best.step == "probe":
+            reason = (
+                f"{self._account(situation, best)} A probe of {situation.costs.probe_s:.3g} s can change the "
+                "decision and is worth its cost."
+            )
+            seconds = situation.costs.probe_s
+            return Decision("probe", None, 1.0, None, None, seconds, reason, self.version, details)
+        reason = self._account(situation, best)
+        return Decision(
+            "answer", best.arm, 1.0, best.expected, best.low, best.seconds, reason, self.version, details
+        )
+
+    def _stay(self, situation: Situation, best: _Option) -> Decision:
+        reason = f"{self._account(situation, best)} That does not pay: icl answers."
+        details = _details(situation, best)
+        return Decision("answer", "icl", 1.0, 0.0, 0.0, 0.0, reason, self.version, details)
+
+    def _account(self, situation: Situation, best: _Option) -> str:
+        n = _expected_queries(situation)
+        queries = f"{n:g} query" if n == 1 else f"{n:g} queries"
+        text = (
+            f"{best.arm} is expected to add {best.expected:.2f} (at least {best.low:.2f}, "
+            f"{self.confidence:.0%} sure) correct answers per query over {queries}, learned from "
+            f"{len(self.provenance.families)} families; it costs {best.seconds:.3g} s, worth "
+            f"{situation.worth_s:g} s per correct answer: break-even {_breakeven(situation, best.seconds):.2f}."
+        )
+        if best.stage is None:
+            text = text.replace(
+                f", learned from {len(self.provenance.families)} families", ", by the built-in rule"
+            )
+            text = text.replace(f", {self.confidence:.0%} sure", "")
+        if best.lacking:
+            text += f" Not measured, so the usual value stands for it: {', '.join(best.lacking)}."
+        if not self.base_model_known:
+            text += (
+                f" No outcome is of this base model (they are of {', '.join(self.provenance.base_models)}), so the "
+                "estimate counts for less: its spread is doubled."
+            )
+        return text
+
+    def _by_rule(self, situation: Situation, unfitted: Sequence[ArmName]) -> Decision:
+        """The built-in rule decides where nothing was learned."""
+        decision = self.rule.decide(situation)
+        why = (
+            f" No outcomes of {unfitted[0]} were learned from, so the built-in rule decides."
+            if unfitted
+            else ""
+        )
+        return replace(decision, reason=decision.reason + why, policy=self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    step: str
+    arm: ArmName
+    net_s: float
+    """Utility over staying, in seconds."""
+    expected: float
+    low: float
+    seconds: float
+    """All that would still be paid if the arm is taken in the end."""
+    stage: Stage | None
+    lacking: tuple[str, ...]
+    sd: float
+
+
+def fit(
+    rows: Sequence[TaskOutcome],
+    *,
+    confidence: float = DEFAULT_CONFIDENCE,
+    base_model: str | None = None,
+    seed: int = 0,
+) -> tuple[Learned, list[str]]:
+    """A policy from outcome rows, and notes on what was left out.
+
+    Args:
+        confidence: one-sided, of the bound that it acts on.
+        base_model: rows of it count more than others'.
+        seed: of the cross-fitting.
+
+    Raises:
+        PolicyError: too few families, one kind of outcome only, or no row that compares an arm with icl.
+    """
+    arms, notes = fit_arms(rows, base_model, seed)
+    provenance = Provenance(
+        hash_rows(rows),
+        len(rows),
+        tuple(sorted({row.family for row in rows})),
+        tuple(sorted({row.collection for row in rows})),
+        tuple(sorted({row.model for row in rows})),
+    )
+    return Learned(arms, provenance, confidence), notes
+
+
+def _mean_above_zero(mean: float, sd: float) -> float:
+    """E[max(0, x)] for x ~ Normal(mean, sd²)."""
+    if sd == 0.0:
+        return max(0.0, mean)
+    k = mean / sd
+    return mean * float(ndtr(k)) + sd * math.exp(-0.5 * k * k) / math.sqrt(2.0 * math.pi)
+
+
+def _expected_queries(situation: Situation) -> float:
+    return situation.signals.n_queries + situation.signals.expected_repeats
+
+
+def _value(situation: Situation) -> float:
+    """Seconds that a gain of 1 in P(correct) is worth here."""
+    return _expected_queries(situation) * situation.worth_s
+
+
+def _breakeven(situation: Situation, seconds: float) -> float:
+    return breakeven_gain(seconds, _expected_queries(situation), situation.worth_s)
+
+
+def _details(situation: Situation, best: _Option) -> dict[str, float]:
+    """The estimate behind the decision; gains are P(correct) per query."""
+    return {
+        "gain_expected": best.expected,
+        "gain_low": best.low,
+        "gain_high": best.expected + EXPLORED_SDS * best.sd,
+        "gain_sd": best.sd,
+        "gain_breakeven": _breakeven(situation, best.seconds),
+        "net_s": best.net_s,
+        "n_expected": _expected_queries(situation),
+        "worth_s": situation.worth_s,
+        "cost_s": best.seconds,
+    }

@@ -1,0 +1,120 @@
+"""What a policy would have done on recorded tasks: every arm was run, so its choice has a known outcome.
+
+A cascade has paid for ICL, and for the signals it measured, before it decides; a probe and an arm come on
+top. An arm that is always taken pays for itself alone. The policy sees what it would see in use: first what
+ICL gives by itself; then, unless it stays already, what costs forward passes; then the probe, if it asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from policies.errors import PolicyError
+from policies.outcomes import TaskOutcome
+from policies.types import MEASURED, ArmName, Costs, Decision, Policy, Situation
+
+SIGNALS_STEP = "signals"
+SIGNAL_PARTS = {
+    "leave-one-out": frozenset({"loo_accuracy", "loo_logprob"}),
+    "consistency": frozenset({"agreement", "answer_entropy"}),
+}
+"""What the step `signals` consists of, where its parts were timed, and which signals each gives."""
+TRAIN_STEP = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """One task's decision and its outcome."""
+
+    arm: ArmName
+    probed: bool
+    correct: float
+    """Mean over the queries, 0 to 1."""
+    seconds: float
+    """Everything paid on the way."""
+    decision: Decision
+    """The last one."""
+
+
+def situation_of(
+    row: TaskOutcome,
+    worth_s: float,
+    *,
+    measured: bool = True,
+    probed: bool = False,
+    repeats: float = 0.0,
+    arms: Sequence[ArmName] | None = None,
+) -> Situation:
+    """What a policy would have seen of the task.
+
+    Args:
+        measured: whether the signals that cost forward passes of their own have been measured.
+        probed: whether the probe has been taken.
+        repeats: further queries expected later.
+        arms: feasible ones; all that the row has when None.
+
+    Raises:
+        PolicyError: the row has no outcome of icl, from which a cascade starts.
+    """
+    if "icl" not in row.arms:
+        raise PolicyError(
+            f"The row of {row.family} (seed {row.seed}) has no outcome of icl; collect it with all arms."
+        )
+    signals = replace(
+        row.measured(probed=probed), n_queries=float(row.arms["icl"].n_queries), expected_repeats=repeats
+    )
+    if not measured:
+        unmeasured: dict[str, Any] = dict.fromkeys(MEASURED)
+        signals = replace(signals, **unmeasured)
+    feasible = tuple(name for name in row.arms if arms is None or name in arms or name == "icl")
+    trained = [row.arms[name] for name in feasible if name.startswith("train:")]
+    train_s = answer_s = 0.0
+    if trained:
+        first = trained[0]
+        train_s = min(first.seconds_parts.get(TRAIN_STEP, first.seconds), first.seconds)
+        answer_s = first.seconds - train_s
+    has_probe = row.probe is not None and row.measured(probed=True).probed
+    probe_s = row.probe.seconds if row.probe is not None else 0.0
+    return Situation(signals, Costs(probe_s, train_s, answer_s), feasible, has_probe and not probed, worth_s)
+
+
+def replay(
+    policy: Policy,
+    row: TaskOutcome,
+    worth_s: float,
+    *,
+    repeats: float = 0.0,
+    arms: Sequence[ArmName] | None = None,
+) -> Replayed:
+    """The policy's way through one recorded task."""
+    decision = policy.decide(situation_of(row, worth_s, measured=False, repeats=repeats, arms=arms))
+    seconds = row.arms["icl"].seconds
+    stays = decision.arm == "icl" and decision.expected_gain is not None
+    if policy.reads & MEASURED and not stays:
+        seconds += signals_seconds(row, policy.reads)
+        decision = policy.decide(situation_of(row, worth_s, repeats=repeats, arms=arms))
+    probed = decision.step == "probe"
+    if probed:
+        assert row.probe is not None  # else the probe was not feasible
+        seconds += row.probe.seconds
+        decision = policy.decide(situation_of(row, worth_s, probed=True, repeats=repeats, arms=arms))
+    arm = decision.arm
+    if arm is None or arm not in row.arms:
+        raise PolicyError(f"The policy took {arm!r}, which the row of {row.family} has no outcome of.")
+    if arm != "icl":
+        seconds += row.arms[arm].seconds
+    return Replayed(arm, probed, row.arms[arm].correct, seconds, decision)
+
+
+def signals_seconds(row: TaskOutcome, reads: frozenset[str]) -> float:
+    """Seconds that measuring these signals took beyond ICL, from the parts of any arm's account."""
+
+    def part(name: str) -> float | None:
+        found = [arm.seconds_parts[name] for arm in row.arms.values() if name in arm.seconds_parts]
+        return max(found, default=None)
+
+    by_part = [part(name) for name, signals in SIGNAL_PARTS.items() if reads & signals]
+    known = [seconds for seconds in by_part if seconds is not None]
+    return sum(known) if len(known) == len(by_part) else part(SIGNALS_STEP) or 0.0

@@ -1,0 +1,59 @@
+"""What a replayed decision has paid for, and which outcome it gets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from policies.baselines import AlwaysArm, FixedThreshold
+from policies.errors import PolicyError
+from policies.gain import GainModel
+from policies.replay import replay, situation_of
+from policies.rule import Rule
+from tests.policies.simulated import TRAIN, simulate
+
+ROW = simulate(1, seed=3).rows[0]
+ICL, TRAINED = ROW.arms["icl"], ROW.arms[TRAIN]
+EAGER = Rule(
+    GainModel(prior_share=0.9, prior_share_sd=0.0, model_sd=0.0, logprob_weight=0.0, accuracy_weight=0.0), 10
+)
+
+
+def test_staying_costs_icl_alone() -> None:
+    done = replay(AlwaysArm("icl"), ROW, 30.0)
+    assert (done.arm, done.correct, done.seconds) == ("icl", ICL.correct, ICL.seconds)
+
+
+def test_a_cascade_that_trains_has_paid_for_icl_probe_and_training() -> None:
+    assert ROW.probe is not None
+    better = replace(ROW, signals={**ROW.signals, "probe_logprob_after": -0.1, "probe_accuracy_after": 1.0})
+    done = replay(EAGER, better, 1e5)
+    assert done.probed and done.arm == TRAIN and done.correct == TRAINED.correct
+    assert done.seconds == pytest.approx(ICL.seconds + ROW.probe.seconds + TRAINED.seconds)
+
+
+def test_signals_are_paid_for_only_where_they_are_read_and_can_change_the_decision() -> None:
+    with_signals = replace(
+        ROW, arms={**ROW.arms, "icl": replace(ICL, seconds_parts={"icl": ICL.seconds, "signals": 2.5})}
+    )
+    reads_loo = FixedThreshold("loo_accuracy", -1.0, "below", TRAIN)
+    assert replay(reads_loo, with_signals, 30.0).seconds == pytest.approx(ICL.seconds + 2.5)
+    parts = {"signals": 2.5, "leave-one-out": 1.0, "consistency": 1.5}
+    in_parts = replace(ROW, arms={**ROW.arms, "icl": replace(ICL, seconds_parts=parts)})
+    assert replay(reads_loo, in_parts, 30.0).seconds == pytest.approx(ICL.seconds + 1.0)
+    assert replay(AlwaysArm("icl"), with_signals, 30.0).seconds == pytest.approx(ICL.seconds)
+    assert replay(Rule(), with_signals, 1e-3).seconds == pytest.approx(ICL.seconds)
+
+
+def test_the_probe_is_hidden_until_asked_for() -> None:
+    before, after = situation_of(ROW, 30.0), situation_of(ROW, 30.0, probed=True)
+    assert before.probe_feasible and not before.signals.probed
+    assert not after.probe_feasible and after.signals.probed
+    assert before.costs.train_s + before.costs.answer_s == pytest.approx(TRAINED.seconds)
+    assert not situation_of(replace(ROW, probe=None), 30.0).probe_feasible
+
+
+def test_a_row_without_icl_can_not_start_a_cascade() -> None:
+    with pytest.raises(PolicyError, match="no outcome of icl"):
+        replay(Rule(), replace(ROW, arms={TRAIN: TRAINED}), 30.0)
