@@ -76,12 +76,15 @@ def test_zero_shot_asked_for_hides_the_demonstrations(open_router: OpenRouter) -
 
 def test_training_asked_for_trains_without_icl_signals_probe_or_guard(open_router: OpenRouter) -> None:
     events = run(open_router, arm="ttt")
-    assert kinds(events) == ["Started", "Decided train:quick", "Train", "Done"]
+    assert kinds(events) == ["Started", "Decided train:quick", "Halves", "Train", "Done"]
     got = receipt(events)
     assert got.arm == "train:quick" and got.adapter and got.icl_answers == ()
     assert step_names(got) == ["look-up", "train", "answer"]
-    steps = [e for e in events if isinstance(e, TrainingStep)]
-    assert [s.step for s in steps] == list(range(1, 13)) and {s.of for s in steps} == {12}
+    steps = [(e.phase, e.step, e.of) for e in events if isinstance(e, TrainingStep)]
+    halves = [("halves", i, 16) for i in range(1, 17)]
+    assert steps == [*halves, *(("train", i, 12) for i in range(9, 13))], (
+        "on from the eight steps of both halves"
+    )
     assert got.signals["label_set_size"] == pytest.approx(1 / 6) and got.signals["query_logprob"] is None
 
 
@@ -144,7 +147,8 @@ def test_a_veto_falls_back_visibly_to_the_answers_of_icl(open_router: OpenRouter
 
 def test_without_a_probe_the_guard_gathers_its_own_evidence(open_router: OpenRouter) -> None:
     events = run(open_router, policy=AlwaysArm("train:quick"))
-    assert kinds(events)[-5:] == ["SignalsReady", "Decided train:quick", "Train", "GuardDone", "Done"]
+    trained = ["SignalsReady", "Decided train:quick", "Halves", "Train", "GuardDone", "Done"]
+    assert kinds(events)[-6:] == trained
     guard = receipt(events).step("guard")
     assert guard is not None and guard.detail["accepted"] and "6 held-out" in guard.detail["reason"]
 
