@@ -27,7 +27,7 @@ from router.behind import Behind
 from router.errors import RouterError
 from router.events import Done, Event
 from router.feedback import attach_outcomes
-from router.receipt import Receipt
+from router.receipt import SHADOW, Receipt
 from router.settings import Settings, changed, read_settings
 from router.state import Request, When
 from ttt.augment import DEFAULT, check_names
@@ -197,6 +197,13 @@ class Router:
                     again = {"arm": arm, "worth_s": request.worth_s, "recipe": request.recipes}
                     again |= {"seed": request.seed, "expected_repeats": request.expected_repeats}
                     self._behind.start(task, request.queries, {**again, "votes": 1})
+                elif isinstance(event, Done) and event.receipt.shadow:
+                    shadow = {"arm": "ttt", "recipe": request.recipes, "seed": request.seed, "votes": 1}
+                    shadow |= {
+                        "episode_id": f"{request.episode_id}{SHADOW}",
+                        "max_tokens": request.max_tokens,
+                    }
+                    self._behind.start(task, request.queries, shadow)
                 yield event
 
     def question(
@@ -216,6 +223,7 @@ class Router:
         deadline_s: float | None = None,
         max_tokens: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        episode_id: str | None = None,
     ) -> tuple[Request, Context]:
         """What `graph` needs to answer `queries`: the state's `request`, and the context. For `astream`, and for those
         who run the graph inside one of their own, where nothing trains in the background.
@@ -234,6 +242,7 @@ class Router:
                 then is given.
             max_tokens: of each answer, at most.
             should_stop: asked between slices of work; True ends training early and falls back to ICL.
+            episode_id: names the episode in place of a random id; one that is there already is left as it is.
 
         Raises:
             TaskError: no queries, a task that can't be used as given, or a recipe or augmentation that there is
@@ -271,7 +280,7 @@ class Router:
         if way.recipe and recipe is not None:
             raise RouterError(f"arm={arm!r} names a recipe, and so does recipe={recipe!r}; give one of them.")
         request = Request(
-            uuid.uuid4().hex,
+            episode_id or uuid.uuid4().hex,
             task,
             asked,
             "auto" if when == "background" and way.arm == "ttt" else way.arm,

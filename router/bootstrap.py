@@ -18,6 +18,7 @@ from policies.rule import Rule
 from policies.types import Policy
 from router.errors import check_packages
 from router.settings import Settings
+from router.versions import deciding, in_force
 from store import Store
 from store.errors import translated
 from ttt.engine import Engine
@@ -64,6 +65,7 @@ def open_parts(
     try:
         from ttt.model import load, resolve
 
+        saved, said = in_force(opened, settings, may_revert=True) if policy is None else (None, [])
         _settle_imports()
         loaded = load(resolve(settings.model, progress=progress), settings.device, settings.dtype)
         if settings.prompt == "chat":
@@ -74,8 +76,9 @@ def open_parts(
         raise
     costs_file = costs_path(settings, loaded.revision, str(loaded.model.dtype))
     costs, notes = _costs(costs_file, loaded.n_nonembedding)
+    decides = policy or deciding(saved or Rule(), settings, loaded.name, loaded.revision)
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    return Parts(Engine(loaded), opened, policy or Rule(), costs, costs_file, owner, notes)
+    return Parts(Engine(loaded), opened, decides, costs, costs_file, owner, (*notes, *said))
 
 
 @cache

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 RECEIPT_VERSION = 1
+SHADOW = "-shadow"
+"""Ends the id of the episode that was trained behind another, to learn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,12 @@ class Receipt:
         if self.decisions:
             return str(self.decisions[-1]["reason"])
         return "An adapter that was trained for exactly this task, and accepted, was there."
+
+    @property
+    def shadow(self) -> str:
+        """The arm that is trained behind this answer, for the log alone; empty for none."""
+        drawn = self.decisions[-1].get("shadow") if self.decisions and self.arm == "icl" else None
+        return drawn or ""
 
     @property
     def account(self) -> dict[str, Any]:

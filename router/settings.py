@@ -48,6 +48,14 @@ class Settings:
     """plain writes few-shot tasks as `Q:` and `A:`; chat as turns in the model's own chat template."""
     signals: str = "needed"
     """needed measures what the policy looks at; all measures everything, for episodes to learn from."""
+    policy: str = "active"
+    """What decides: active (the promoted version, or else the built-in rule), rule, or the path of a policy's file."""
+    confidence: float = 0.0
+    """One-sided confidence of the bound that the policy acts on, 0.5 to 0.999; 0 leaves the policy's own."""
+    explore_s: float = 0.0
+    """Seconds a task, in expectation, for trainings in the shadow of answers, to learn from; 0 explores nothing."""
+    auto_revert: bool = False
+    """Whether a policy whose gains stay below its promise is replaced by the one before it, when a router opens."""
     seed: int = 0
     tracing: bool = False
     """Whether LangSmith tracing may send prompts elsewhere when its environment variables ask for it."""
@@ -104,11 +112,43 @@ def changed(settings: Settings, values: Mapping[str, Any], source: str) -> Setti
     return replace(settings, **parsed)
 
 
-def _file(env: Mapping[str, str]) -> dict[str, Any]:
+def settings_file(env: Mapping[str, str]) -> Path:
+    """Where the settings file is, or would be."""
     named = env.get("TTT_ROUTER_CONFIG")
-    path = Path(named) if named else platformdirs.user_config_path("ttt-router", False) / "config.toml"
+    return Path(named) if named else platformdirs.user_config_path("ttt-router", False) / "config.toml"
+
+
+def write_setting(key: str, value: float, environment: Mapping[str, str] | None = None) -> Path:
+    """Set one number in the settings file, leaving all other lines as they are; atomic.
+
+    Raises:
+        SettingsError: an impossible value, or a file that can't be read or written.
+    """
+    env = os.environ if environment is None else environment
+    path, line = settings_file(env), f"{key} = {float(value)!r}"
+    if path.exists():
+        _file(env)  # refuse to edit what can't be read
+    changed(Settings(), {key: value}, "the new setting")
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+        own = [i for i, text in enumerate(lines) if text.split("=")[0].strip() == key]
+        if own:
+            lines[own[0]] = line
+        else:
+            lines.insert(0, line)  # before any table
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text("\n".join(lines) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise SettingsError(f"The setting can't be written to {path} ({error.strerror}).") from error
+    return path
+
+
+def _file(env: Mapping[str, str]) -> dict[str, Any]:
+    path = settings_file(env)
     if not path.exists():
-        if named:
+        if env.get("TTT_ROUTER_CONFIG"):
             raise SettingsError(
                 f"TTT_ROUTER_CONFIG names {path}, which does not exist; correct it or unset it."
             )
@@ -144,6 +184,8 @@ def _parse(key: str, value: Any, source: str) -> Any:
         raise SettingsError(f"{source} sets signals to {value!r}; it must be needed or all.")
     if key == "prompt" and value not in ("plain", "chat"):
         raise SettingsError(f"{source} sets prompt to {value!r}; it must be plain or chat.")
+    if key == "confidence" and isinstance(value, float) and value and not 0.5 <= value <= 0.999:
+        raise SettingsError(f"{source} sets confidence to {value!r}; it must be 0, or between 0.5 and 0.999.")
     if key == "votes" and isinstance(value, int) and value < 1:
         raise SettingsError(f"{source} sets votes to {value!r}; it must be at least 1.")
     if isinstance(value, float) and not 0 <= value < math.inf:

@@ -61,6 +61,27 @@ class PolicyVersions:
                 raise NotFound(f"No policy version {version!r}; save it first or choose one of those listed.")
             connection.execute(update(policy_versions).values(active=policy_versions.c.version == version))
 
+    def deactivate(self) -> None:
+        """Leave no version active."""
+        with self._db.write() as connection:
+            connection.execute(update(policy_versions).values(active=False))
+
+    def note(self, version: str, key: str, value: Any) -> None:
+        """Put `value` under `key` into a version's payload, beside what was saved.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        with self._db.write() as connection:
+            query = select(policy_versions.c.payload).where(policy_versions.c.version == version)
+            payload = connection.scalar(query)
+            if payload is None:
+                raise NotFound(f"No policy version {version!r}; save it first or choose one of those listed.")
+            changed = {**payload, key: value}
+            connection.execute(
+                update(policy_versions).where(policy_versions.c.version == version).values(payload=changed)
+            )
+
     def list(self) -> Sequence[PolicyVersionRow]:
         """All versions, newest first."""
         query = select(policy_versions).order_by(

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, TyperException
 
-from router.cli import models
+from router.cli import models, policy
 from router.cli.chat import chat
 from router.cli.collect import collect, families
 from router.cli.episodes import explain, feedback, history
@@ -25,6 +25,7 @@ from router.cli.options import DataDir, Device, Dtype, Model, settings_of
 from router.cli.progress import Reporter
 from router.cli.serve import serve
 from router.cli.solve import solve
+from router.cli.tune import tune
 from router.errors import check_packages, exit_code
 
 EPILOG = """
@@ -46,7 +47,7 @@ Exit codes:
   4    the base model can't be had, loaded or held in memory
   5    the database, the data folder or a kept adapter
   6    training failed where no fall-back was asked for (--arm ttt)
-  7    no such episode
+  7    no such episode or policy version
   8    an impossible preference, signal or policy
   9    a file of yours hides one of the packages of ttt-router
   130  stopped by Ctrl-C
@@ -71,6 +72,8 @@ app.command("families")(families)
 app.command("explain")(explain)
 app.command("history")(history)
 app.command("feedback")(feedback)
+app.command("tune")(tune)
+app.add_typer(policy.app, name="policy")
 app.add_typer(models.app, name="model")
 
 

@@ -33,3 +33,19 @@ def test_activating_an_unknown_version_keeps_the_active_one(opened: Store) -> No
         opened.policy_versions.activate("2")
     active = opened.policy_versions.active()
     assert active is not None and active.version == "1"
+
+
+def test_none_is_active_after_leaving_none_active(opened: Store) -> None:
+    opened.policy_versions.save("1", {})
+    opened.policy_versions.activate("1")
+    opened.policy_versions.deactivate()
+    assert opened.policy_versions.active() is None
+
+
+def test_a_note_stands_beside_what_was_saved(opened: Store) -> None:
+    opened.policy_versions.save("1", {"policy": {"a": 1}})
+    opened.policy_versions.note("1", "promotion", {"replaced": None})
+    (row,) = opened.policy_versions.list()
+    assert row.payload == {"policy": {"a": 1}, "promotion": {"replaced": None}}
+    with pytest.raises(NotFound, match="'2'"):
+        opened.policy_versions.note("2", "promotion", {})

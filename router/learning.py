@@ -1,0 +1,173 @@
+"""Episodes and what was later said of them → outcome rows that a policy can be fitted on.
+
+An episode that trained has ICL's answers, too: both arms are judged by the right answers that became known.
+One that stayed has only ICL's, unless a shadow was trained behind it (its episode is named after it). Only
+where the right answer itself is known can an arm that did not answer be judged; an episode in which only
+one arm can be says nothing of a gain and makes no row. Rows hold no text.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from policies.outcomes import TaskOutcome, parse_row
+from policies.types import SIGNALS_VERSION
+from router.metrics import exact
+from router.receipt import SHADOW, Receipt
+from store import EpisodeRow, OutcomeRow, Store
+from store.errors import NotFound
+from ttt.recipes import PROBE
+
+STRENGTH = ("gold", "held-out", "user", "judge")
+"""Sources, the one to believe first: where they contradict one another, the stronger one counts."""
+COLLECTION = "episodes"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is known of one query of an episode."""
+
+    value: float
+    """Of the answer given: 1 right, 0 wrong."""
+    answer: str | None
+    """The right answer, where a source gave it."""
+    contradicted: bool
+    """A weaker source says otherwise."""
+
+
+def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
+    """Rows of all judged episodes that measured signals, and notes on what was left out.
+
+    Episodes of another version of the signals are left out: the two can't be mixed.
+    """
+    rows: list[TaskOutcome] = []
+    numbers: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    for episode, said in opened.episodes.for_fit():
+        if episode.episode_id.endswith(SHADOW):
+            continue
+        if episode.signals is None:
+            left_out["was answered by a verified adapter, so nothing was measured"] += 1
+            continue
+        if episode.signals_version != SIGNALS_VERSION:
+            left_out[f"has version {episode.signals_version} of the signals"] += 1
+            continue
+        known = judged(said)
+        left_out["holds outcomes that contradict one another (the stronger source counts)"] += any(
+            j.contradicted for j in known.values()
+        )
+        row = _row(opened, episode, known, numbers[episode.fingerprint])
+        if row is None:
+            left_out["has no right answers by which both ICL and training could be judged"] += 1
+            continue
+        numbers[episode.fingerprint] += 1
+        rows.append(row)
+    return rows, [f"{n} episode{'s' * (n != 1)}: {why}." for why, n in left_out.items() if n]
+
+
+def trained_pairs(opened: Store, version: str) -> tuple[list[float], list[float], list[str]]:
+    """For each judged task that this policy version trained: promised gain, realised gain, family."""
+    promised, realised, families = [], [], []
+    for episode, said in opened.episodes.for_fit():
+        promise = episode.decision.get("expected_gain")
+        if episode.policy != version or not episode.arm.startswith("train:") or promise is None:
+            continue
+        receipt = Receipt.from_dict(episode.receipt)
+        pairs = [pair for pair in _pairs(receipt, None, judged(said)) if pair is not None]
+        if pairs:
+            promised.append(float(promise))
+            realised.append(mean(arm - icl for icl, arm in pairs))
+            families.append(receipt.task_name or receipt.fingerprint)
+    return promised, realised, families
+
+
+def judged(said: Sequence[OutcomeRow]) -> dict[int, Judged]:
+    """By query: the last word of the strongest source."""
+    by_query: dict[int, list[OutcomeRow]] = {}
+    for outcome in said:
+        by_query.setdefault(-1 if outcome.query_index is None else outcome.query_index, []).append(outcome)
+    found = {}
+    for query, outcomes in by_query.items():
+        last = {outcome.source: outcome for outcome in outcomes}
+        best = next(last[source] for source in STRENGTH if source in last)
+        contradicted = any(outcome.value != best.value for outcome in last.values())
+        found[query] = Judged(best.value, best.answer, contradicted)
+    return found
+
+
+def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: int) -> TaskOutcome | None:
+    receipt = Receipt.from_dict(episode.receipt)
+    shadow = _shadow(opened, episode.episode_id)
+    pairs = [pair for pair in _pairs(receipt, shadow, known) if pair is not None]
+    trained = shadow if shadow is not None else receipt if receipt.arm.startswith("train:") else None
+    if not pairs or trained is None:
+        return None
+    arms = {
+        "icl": _arm(mean(icl for icl, _ in pairs), len(pairs), receipt, ("icl",)),
+        trained.arm: _arm(mean(arm for _, arm in pairs), len(pairs), trained, ("train", "answer", "vote")),
+    }
+    signals = dict(receipt.signals)
+    probe = receipt.step("probe")
+    before, after = signals.get("probe_logprob_before"), signals.get("probe_logprob_after")
+    correct = (signals.get("probe_accuracy_before"), signals.get("probe_accuracy_after"))
+    data = {
+        "family": receipt.task_name or receipt.fingerprint,
+        "collection": COLLECTION,
+        "task": receipt.fingerprint,
+        "seed": number,
+        "model": receipt.base_revision,
+        "machine": socket.gethostname(),
+        "signals_version": SIGNALS_VERSION,
+        "signals": signals,
+        "arms": arms,
+        "probe": None
+        if probe is None or after is None
+        else {
+            "steps": [0, PROBE.steps],
+            "heldout_logprob": [before, after],
+            "heldout_accuracy": list(correct),
+            "seconds": probe.seconds,
+        },
+        "n_demonstrations": int(signals["n_demonstrations"] or 0),
+        "prompt_tokens": int(signals["prompt_tokens"] or 0),
+    }
+    return parse_row(data, f"Episode {episode.episode_id[:12]}")
+
+
+def _pairs(
+    receipt: Receipt, shadow: Receipt | None, known: dict[int, Judged]
+) -> Iterator[tuple[float, float] | None]:
+    """For each judged query, whether ICL and the trained arm were right; None where one of them can't be judged."""
+    trained = shadow if shadow is not None else receipt
+    for query, judgement in known.items():
+        if not 0 <= query < min(len(receipt.icl_answers), len(trained.answers)):
+            continue
+        texts = (receipt.icl_answers[query].text, trained.answers[query].text)
+        given = receipt.answers[query].text
+        each = [judgement.value if text == given else _by_answer(text, judgement.answer) for text in texts]
+        yield None if each[0] is None or each[1] is None else (each[0], each[1])
+
+
+def _by_answer(text: str, answer: str | None) -> float | None:
+    return None if answer is None else float(exact(text, answer))
+
+
+def _shadow(opened: Store, episode_id: str) -> Receipt | None:
+    try:
+        found = opened.episodes.get(f"{episode_id}{SHADOW}")
+    except NotFound:
+        return None
+    receipt = Receipt.from_dict(found.receipt)
+    return receipt if receipt.arm.startswith("train:") else None
+
+
+def _arm(correct: float, n: int, receipt: Receipt, steps: Sequence[str]) -> dict[str, object]:
+    parts: dict[str, float] = {}
+    for step in receipt.steps:
+        if step.name in steps:
+            parts[step.name] = parts.get(step.name, 0.0) + step.seconds
+    return {"correct": correct, "n_queries": n, "seconds": sum(parts.values()), "seconds_parts": parts}

@@ -1,0 +1,218 @@
+"""Fitted policies in the store: which is in force, promoting one, going back. The CLI's `policy` commands.
+
+A version's payload: `policy` (JSON with its own hash, `policies.persist`), `fit` (how it was made) and, once
+it was promoted, `promotion` (the evidence, and what it replaced). Nothing else is ever run or loaded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from policies.errors import PolicyError
+from policies.explore import Exploring
+from policies.gate import Gate, Kept, gate, kept
+from policies.learned import DEFAULT_CONFIDENCE, Learned, fit
+from policies.outcomes import TaskOutcome
+from policies.persist import Saved, as_payload, from_payload, load
+from policies.prior import prior_rows
+from policies.rule import Rule
+from policies.tune import with_confidence
+from policies.types import Policy
+from router.settings import Settings
+from store import PolicyVersionRow, Store
+from store.errors import NotFound
+
+REMEDY = 'go back with `ttt-router policy revert`, or set policy = "rule"'
+
+
+def save_fitted(
+    opened: Store,
+    rows: Sequence[TaskOutcome],
+    *,
+    base_model: str | None = None,
+    confidence: float = DEFAULT_CONFIDENCE,
+    with_prior: bool = True,
+) -> tuple[Learned, list[str]]:
+    """Fit a policy, with the shipped rows among them unless told otherwise, and keep it; it is not in force yet.
+
+    Returns:
+        The policy, and notes on what was left out.
+
+    Raises:
+        PolicyError: rows that can't be fitted on.
+    """
+    everything = list({row.key: row for row in (*(prior_rows() if with_prior else ()), *rows)}.values())
+    policy, notes = fit(everything, confidence=confidence, base_model=base_model)
+    how = {
+        "rows": len(rows),
+        "rows_of_prior": len(everything) - len(rows),
+        "base_model": base_model,
+        "notes": notes,
+    }
+    opened.policy_versions.save(policy.version, {"policy": as_payload(policy), "fit": how})
+    return policy, notes
+
+
+def find(opened: Store, name: str) -> PolicyVersionRow:
+    """The version of this name, or the only one whose name or hash begins so.
+
+    Raises:
+        NotFound: none or several.
+    """
+    rows = opened.policy_versions.list()
+    exact = [row for row in rows if row.version == name]
+    found = exact or [
+        row for row in rows if row.version.startswith(name) or row.version.split("-")[-1].startswith(name)
+    ]
+    if len(found) != 1:
+        what = "Several policy versions begin" if found else "No policy version begins"
+        raise NotFound(f"{what} with {name!r}; see `ttt-router policy list`.")
+    return found[0]
+
+
+def read(row: PolicyVersionRow) -> Learned:
+    """The policy of a stored version.
+
+    Raises:
+        PolicyError: it was changed, is of another version of the signals, or is none.
+    """
+    try:
+        policy = from_payload(row.payload.get("policy"))
+    except PolicyError as error:
+        raise PolicyError(f"The policy version {row.version} is refused: {error}") from error
+    if not isinstance(policy, Learned) or policy.version != row.version:
+        raise PolicyError(
+            f"The policy version {row.version} is refused: its content is that of another version."
+        )
+    return policy
+
+
+def in_force(opened: Store, settings: Settings, *, may_revert: bool = False) -> tuple[Saved, list[str]]:
+    """The policy that decides, and notes: the setting's own, else the promoted version, else the shipped prior's,
+    else the built-in rule.
+
+    Args:
+        may_revert: whether a broken promise is acted on, where the setting `auto_revert` asks for it.
+
+    Raises:
+        PolicyError: the one that should decide can't be read; the message says what helps.
+    """
+    notes: list[str] = []
+    policy: Saved = Rule()
+    active = opened.policy_versions.active()
+    if settings.policy not in ("active", "rule"):
+        policy = load(Path(settings.policy).expanduser())
+    elif settings.policy == "active" and active is not None:
+        try:
+            policy = read(active)
+        except PolicyError as error:
+            raise PolicyError(f"{error} To go on, {REMEDY}.") from error
+        promise = realised(opened, active.version) if may_revert and settings.auto_revert else None
+        if promise is not None and promise.below:
+            before = revert(opened)
+            policy = Rule() if before is None else read(find(opened, before))
+            notes.append(f"{promise.sentence} So {active.version} was replaced by {policy.version}.")
+    elif settings.policy == "active" and (rows := prior_rows()):
+        policy, _ = fit(rows)
+    if settings.confidence:
+        policy = with_confidence(policy, settings.confidence)
+    return policy, notes
+
+
+def deciding(policy: Saved, settings: Settings, *base_model: str) -> Policy:
+    """The policy as it decides over this base model (its name and revision), exploring where that is set."""
+    decides: Policy = policy.for_model(*base_model) if isinstance(policy, Learned) else policy
+    return Exploring(decides, settings.explore_s, settings.seed) if settings.explore_s else decides
+
+
+def promote(
+    opened: Store,
+    name: str,
+    rows: Sequence[TaskOutcome],
+    worth_s: float,
+    *,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> tuple[str, Gate]:
+    """Put a version in force if it beats the one in force on paired evidence.
+
+    Returns:
+        The version's whole name, and the verdict with its reason.
+
+    Raises:
+        NotFound: no such version.
+        PolicyError: it is refused, is in force already, or the rows can't judge it.
+    """
+    row, active = find(opened, name), opened.policy_versions.active()
+    if row.active:
+        raise PolicyError(f"{row.version} is in force already.")
+    incumbent: Policy = Rule() if active is None else read(active)
+    verdict = gate(read(row), incumbent, rows, worth_s, progress=progress)
+    if verdict.promote:
+        replaced = None if active is None else active.version
+        evidence = asdict(verdict) | {"replaced": replaced, "worth_s": worth_s, "at": time.time()}
+        opened.policy_versions.note(row.version, "promotion", evidence)
+        opened.policy_versions.activate(row.version)
+    return row.version, verdict
+
+
+def revert(opened: Store) -> str | None:
+    """Put back in force what the version in force replaced.
+
+    Returns:
+        Its name; None for the built-in rule.
+
+    Raises:
+        PolicyError: no version is in force, so that there is nothing to go back from.
+    """
+    active = opened.policy_versions.active()
+    if active is None:
+        raise PolicyError(
+            "No policy version is in force: the built-in rule decides, and there is nothing to go back to."
+        )
+    before = dict(active.payload.get("promotion") or {}).get("replaced")
+    known = {row.version for row in opened.policy_versions.list()}
+    if isinstance(before, str) and before in known and before != active.version:
+        opened.policy_versions.activate(before)
+        return before
+    opened.policy_versions.deactivate()
+    return None
+
+
+def realised(opened: Store, version: str) -> Kept | None:
+    """Whether the gains that a version promised came true on the tasks that it trained; None below twelve tasks'
+    evidence."""
+    from router.learning import trained_pairs
+
+    promised, gains, families = trained_pairs(opened, version)
+    return kept(promised, gains, families)
+
+
+def difference(first: Saved, second: Saved) -> list[tuple[str, str, str]]:
+    """What differs between two policies: name, value in the first, value in the second."""
+    left, right = _flat(as_payload(first)["parameters"]), _flat(as_payload(second)["parameters"])
+    return [
+        (name, left.get(name, "–"), right.get(name, "–"))
+        for name in sorted(set(left) | set(right))
+        if left.get(name) != right.get(name)
+    ]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    """Leaves by their path; arrays of numbers next to feature names are told by those names."""
+    if isinstance(value, dict):
+        names = value.get("names")
+        found: dict[str, str] = {}
+        for key, inner in value.items():
+            if key in ("covariance", "names"):
+                continue
+            if isinstance(names, list) and isinstance(inner, list) and len(inner) == len(names):
+                inner = dict(zip(names, inner, strict=True))
+            found |= _flat(inner, f"{name}.{key}" if name else key)
+        return found
+    if isinstance(value, list):
+        return {name: ", ".join(map(str, value))}
+    return {name: f"{value:.4g}" if isinstance(value, float) else str(value)}

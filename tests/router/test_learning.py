@@ -1,0 +1,167 @@
+"""Episodes with right answers → rows; a promise against what came true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policies.types import SIGNALS_VERSION, Decision
+from router.learning import judged, rows_of, trained_pairs
+from router.receipt import SHADOW, Answered, Receipt, Step
+from store import EpisodeRow, OutcomeRow, Store, TaskRow
+from tests.policies.situations import probed
+
+GOLD = ("yes", "no", "yes", "no")
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Store]:
+    made = Store.open(f"sqlite:///{tmp_path / 'router.db'}", tmp_path / "adapters")
+    yield made
+    made.close()
+
+
+def record(
+    opened: Store,
+    episode: str,
+    arm: str,
+    answers: tuple[str, ...],
+    icl: tuple[str, ...],
+    *,
+    task: str = "words",
+    version: int = SIGNALS_VERSION,
+    measured: bool = True,
+    gain: float | None = 0.4,
+) -> None:
+    """An episode as a router writes it."""
+    said = Decision("answer", arm, 1.0, gain, gain, 9.0, "Because.", "learned-1-x")
+    signals = probed(n_queries=len(answers)).as_dict() if measured else {}
+    decision = asdict(said) | {"details": {}}
+    steps = (Step("icl", 2.0), Step("probe", 3.0), Step("train", 8.0), Step("answer", 1.0))
+    receipt = Receipt(
+        episode,
+        f"task1:{task}",
+        task,
+        "tiny",
+        "tiny@1",
+        arm,
+        tuple(Answered(text, -0.1, True) for text in answers),
+        tuple(Answered(text, -0.2, True) for text in icl),
+        steps if arm.startswith("train:") else steps[:2],
+        (decision,),
+        signals,
+        "",
+        "",
+        (),
+        30.0,
+        len(answers),
+        0.0,
+    )
+    row = EpisodeRow(
+        episode,
+        f"task1:{task}",
+        "tiny@1",
+        arm,
+        receipt.seconds,
+        decision,
+        signals or None,
+        version,
+        said.policy,
+        1.0,
+        receipt.as_dict(),
+    )
+    opened.episodes.record(row, TaskRow(f"task1:{task}", "", (("a", "b"),), task))
+
+
+def tell(
+    opened: Store,
+    episode: str,
+    source: Any = "gold",
+    answers: tuple[str, ...] = GOLD,
+    right: tuple[str, ...] = (),
+) -> None:
+    """The right answers; `right` are the texts that were given, to say right or wrong of each."""
+    for i, answer in enumerate(answers):
+        value = float(not right or right[i] == answer)
+        opened.episodes.add_outcome(OutcomeRow(episode, source, value, f"{episode}:{source}:{i}", i, answer))
+
+
+TRAINED, ICL = ("yes", "no", "yes", "yes"), ("no", "no", "no", "no")
+
+
+def test_an_episode_that_trained_judges_both_arms_on_the_same_queries(opened: Store) -> None:
+    record(opened, "e1", "train:standard", TRAINED, ICL)
+    tell(opened, "e1", right=TRAINED)
+    (row,), notes = rows_of(opened)
+    assert notes == []
+    assert row.arms["icl"].correct == 0.5 and row.arms["train:standard"].correct == 0.75
+    assert row.arms["icl"].seconds == 2.0 and row.arms["train:standard"].seconds == 9.0
+    assert row.probe is not None and row.probe.seconds == 3.0
+    assert (row.family, row.collection, row.model, row.n_demonstrations) == (
+        "words",
+        "episodes",
+        "tiny@1",
+        10,
+    )
+
+
+def test_an_episode_that_stayed_makes_a_row_only_with_its_shadow(opened: Store) -> None:
+    record(opened, "e1", "icl", ICL, ICL)
+    tell(opened, "e1", right=ICL)
+    rows, notes = rows_of(opened)
+    assert rows == [] and "both ICL and training could be judged" in notes[0]
+    record(opened, f"e1{SHADOW}", "train:standard", TRAINED, ())
+    (row,), notes = rows_of(opened)
+    assert row.arms["train:standard"].correct == 0.75 and row.arms["icl"].correct == 0.5 and notes == []
+
+
+def test_right_or_wrong_alone_judges_only_what_was_answered(opened: Store) -> None:
+    record(opened, "e1", "train:standard", TRAINED, ICL)
+    for i in range(4):
+        opened.episodes.add_outcome(OutcomeRow("e1", "user", float(i < 3), f"k{i}", i))
+    (row,), _ = rows_of(opened)
+    assert row.arms["icl"].n_queries == 1  # where both said the same, both are judged
+
+
+def test_what_can_not_be_learned_from_is_left_out_and_counted(opened: Store) -> None:
+    record(opened, "e1", "train:standard", TRAINED, ICL, version=SIGNALS_VERSION + 1)
+    record(opened, "e2", "reuse:abc", TRAINED, (), measured=False)
+    for name in ("e1", "e2"):
+        tell(opened, name)
+    rows, notes = rows_of(opened)
+    assert rows == []
+    assert any(f"version {SIGNALS_VERSION + 1} of the signals" in note for note in notes)
+    assert any("verified adapter" in note for note in notes)
+
+
+def test_sources_that_contradict_one_another_are_noted_and_the_stronger_counts(opened: Store) -> None:
+    record(opened, "e1", "train:standard", TRAINED, ICL)
+    tell(opened, "e1", right=TRAINED)
+    opened.episodes.add_outcome(OutcomeRow("e1", "user", 0.0, "other", 0))
+    (row,), notes = rows_of(opened)
+    assert row.arms["train:standard"].correct == 0.75
+    assert notes == ["1 episode: holds outcomes that contradict one another (the stronger source counts)."]
+
+
+def test_a_person_who_changes_their_mind_is_believed_the_last_time() -> None:
+    said = [OutcomeRow("e", "user", value, f"k{value}", 0) for value in (1.0, 0.0)]
+    assert judged(said)[0].value == 0.0 and not judged(said)[0].contradicted
+
+
+def test_two_episodes_of_a_task_make_two_rows(opened: Store) -> None:
+    for name in ("e1", "e2"):
+        record(opened, name, "train:standard", TRAINED, ICL)
+        tell(opened, name, right=TRAINED)
+    rows, _ = rows_of(opened)
+    assert [row.seed for row in rows] == [0, 1] and len({row.key for row in rows}) == 2
+
+
+def test_promises_stand_beside_what_came_true(opened: Store) -> None:
+    record(opened, "e1", "train:standard", TRAINED, ICL)
+    tell(opened, "e1", right=TRAINED)
+    assert trained_pairs(opened, "learned-1-x") == ([0.4], [0.25], ["words"])
+    assert trained_pairs(opened, "other") == ([], [], [])

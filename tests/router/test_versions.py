@@ -1,0 +1,295 @@
+"""Versions in the store and the commands over them: nothing decides before it proved itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from policies.errors import PolicyError
+from policies.explore import Exploring
+from policies.learned import Learned
+from policies.outcomes import TaskOutcome, hash_rows, write_rows
+from policies.persist import as_payload
+from policies.prior import prior_rows
+from policies.rule import Rule
+from router import versions
+from router.cli.main import main
+from router.settings import Settings, read_settings
+from router.versions import deciding, find, in_force, promote, read, realised, revert, save_fitted
+from store import Store
+from store.errors import NotFound
+from tests.policies.simulated import simulate
+from tests.router.test_learning import GOLD, record, tell
+
+SEEN = simulate(60, 2, seed=1).rows
+
+
+def fresh(n: int, seed: int = 2) -> list[TaskOutcome]:
+    return [replace(row, family=f"fresh-{row.family}") for row in simulate(n, seed=seed).rows]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Store]:
+    made = Store.open(f"sqlite:///{tmp_path / 'router.db'}", tmp_path / "adapters")
+    yield made
+    made.close()
+
+
+def force(opened: Store, policy: Learned, replaced: str | None = None) -> None:
+    """In force without a gate, to test what comes after it."""
+    opened.policy_versions.save(policy.version, {"policy": as_payload(policy), "fit": {}})
+    opened.policy_versions.note(
+        policy.version, "promotion", {"replaced": replaced, "at": 0.0, "reason": "test"}
+    )
+    opened.policy_versions.activate(policy.version)
+
+
+def test_a_fitted_policy_is_kept_but_the_rule_goes_on_deciding(opened: Store) -> None:
+    policy, _ = save_fitted(opened, SEEN)
+    assert read(find(opened, policy.version[:14])) == policy
+    assert in_force(opened, Settings()) == (Rule(), [])
+
+
+def test_a_promoted_version_decides_until_it_is_reverted(opened: Store) -> None:
+    policy, _ = save_fitted(opened, SEEN)
+    name, verdict = promote(opened, policy.version, fresh(150), 5.0)
+    assert verdict.promote and name == policy.version
+    assert in_force(opened, Settings())[0] == policy
+    assert in_force(opened, Settings(policy="rule"))[0] == Rule()
+    with pytest.raises(PolicyError, match="in force already"):
+        promote(opened, policy.version, fresh(60), 5.0)
+    assert revert(opened) is None
+    assert in_force(opened, Settings())[0] == Rule()
+    with pytest.raises(PolicyError, match="nothing to go back to"):
+        revert(opened)
+
+
+def test_without_evidence_nothing_changes_and_the_reason_is_given(opened: Store) -> None:
+    policy, _ = save_fitted(opened, SEEN)
+    _, verdict = promote(opened, policy.version, fresh(9), 30.0)
+    assert not verdict.promote and "at least 12 families" in verdict.reason
+    assert opened.policy_versions.active() is None
+
+
+def test_reverting_goes_back_version_by_version(opened: Store) -> None:
+    first, _ = save_fitted(opened, SEEN)
+    second, _ = save_fitted(opened, SEEN[:100])
+    force(opened, first)
+    force(opened, second, first.version)
+    assert revert(opened) == first.version
+    assert revert(opened) is None
+
+
+def test_a_changed_version_is_refused_with_what_helps(opened: Store) -> None:
+    policy, _ = save_fitted(opened, SEEN)
+    payload = as_payload(policy)
+    payload["parameters"]["confidence"] = 0.5
+    opened.policy_versions.note(policy.version, "policy", payload)
+    opened.policy_versions.activate(policy.version)
+    with pytest.raises(PolicyError, match="does not match its hash .*ttt-router policy revert"):
+        in_force(opened, Settings())
+    other, _ = save_fitted(opened, SEEN[:100])
+    opened.policy_versions.note(policy.version, "policy", as_payload(other))
+    with pytest.raises(PolicyError, match="content is that of another version"):
+        read(find(opened, policy.version))
+    assert revert(opened) is None
+
+
+def test_an_unknown_or_ambiguous_name_is_refused(opened: Store) -> None:
+    save_fitted(opened, SEEN)
+    save_fitted(opened, SEEN[:100])
+    with pytest.raises(NotFound, match="No policy version begins with 'x'"):
+        find(opened, "x")
+    with pytest.raises(NotFound, match="Several"):
+        find(opened, "learned")
+
+
+def test_settings_name_a_file_a_confidence_and_exploration(opened: Store, tmp_path: Path) -> None:
+    policy, _ = save_fitted(opened, SEEN)
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps(as_payload(policy)))
+    settings = Settings(policy=str(file), confidence=0.9, explore_s=2.0)
+    found, _ = in_force(opened, settings)
+    assert isinstance(found, Learned) and found.confidence == 0.9
+    decides = deciding(found, settings, "other-model", "rev")
+    assert isinstance(decides, Exploring) and isinstance(decides.policy, Learned)
+    assert not decides.policy.base_model_known
+    assert deciding(found, Settings(), "simulated-1") == found
+
+
+def test_a_broken_promise_shows_and_reverts_where_that_is_set(opened: Store) -> None:
+    policy, _ = save_fitted(opened, SEEN)
+    policy = replace(policy)
+    force(opened, policy)
+    for i in range(20):  # promised .9, nothing came true
+        record(opened, f"episode-{i}", "train:standard", GOLD, GOLD, task=f"task {i}", gain=0.9)
+        tell(opened, f"episode-{i}", right=GOLD)
+    with opened.db.write() as connection:
+        from sqlalchemy import update
+
+        from store.tables import episodes
+
+        connection.execute(update(episodes).values(policy=policy.version))
+    found = realised(opened, policy.version)
+    assert (
+        found is not None and found.below and found.realised == 0.0 and found.promised == pytest.approx(0.9)
+    )
+    assert in_force(opened, Settings(), may_revert=True)[0] == policy
+    assert in_force(opened, Settings(auto_revert=True))[0] == policy
+    decides, notes = in_force(opened, Settings(auto_revert=True), may_revert=True)
+    assert decides == Rule() and "below the promise" in notes[0]
+    assert opened.policy_versions.active() is None
+
+
+def test_the_shipped_prior_is_refused_when_it_was_changed(tmp_path: Path) -> None:
+    write_rows(SEEN, tmp_path / "prior.jsonl")
+    assert prior_rows(tmp_path / "prior.jsonl", hash_rows(SEEN)) == SEEN
+    with pytest.raises(PolicyError, match="do not match their hash"):
+        prior_rows(tmp_path / "prior.jsonl", "0" * 64)
+    shipped = prior_rows()  # none yet, or what the hash says
+    assert shipped == [] or len({row.family for row in shipped}) >= 8
+
+
+def test_a_shipped_prior_decides_from_the_start_and_is_fitted_with(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "prior_rows", lambda: SEEN)
+    policy, _ = in_force(opened, Settings())
+    assert isinstance(policy, Learned) and policy.provenance.n_rows == len(SEEN)
+    both, _ = save_fitted(opened, fresh(10))
+    assert both.provenance.n_rows == len(SEEN) + 10
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("TTT_ROUTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("TTT_ROUTER_CONFIG", str(tmp_path / "config.toml"))
+    (tmp_path / "config.toml").write_text("# mine\nseed = 3\n")
+
+    def call(*arguments: str | Path) -> Ran:
+        capsys.readouterr()
+        code = main([str(a) for a in arguments])
+        said = capsys.readouterr()
+        return Ran(code, said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """Rows to fit on, and rows of other families."""
+    write_rows(SEEN, tmp_path / "seen.jsonl")
+    write_rows(fresh(150), tmp_path / "fresh.jsonl")
+    return tmp_path / "seen.jsonl", tmp_path / "fresh.jsonl"
+
+
+def test_fit_list_promote_show_diff_and_revert_on_the_command_line(
+    run: Run, files: tuple[Path, Path]
+) -> None:
+    seen, others = files
+    assert "nothing was promoted" in run("policy", "list").out
+    fitted = run("policy", "fit", seen, "--out", seen.with_name("policy.json"))
+    version = fitted.out.split()[0]
+    assert fitted.code == 0 and "120 rows of 60 families" in fitted.out
+    second = run("policy", "fit", seen, "--confidence", "0.9").out.split()[0]
+    assert version in (listed := run("policy", "list").out) and second in listed
+    done = run("policy", "promote", version, others, "--worth", "5")
+    assert done.code == 0, done.err
+    assert f"{version} is in force." in done.out
+    assert f"{version} decides" in run("policy", "list").out
+    shown = run("policy", "show", version)
+    assert "over the built-in rule" in shown.out and "too few trained tasks" in shown.out
+    assert json.loads(run("policy", "show", seen.with_name("policy.json"), "--json").out)["sha256"]
+    assert "confidence" in run("policy", "diff", version, second).out
+    assert run("policy", "diff", version, version).out == "They do not differ.\n"
+    refused = run("policy", "promote", second, others, "--worth", "5")
+    assert refused.code == 8 and refused.err.splitlines()[-1].startswith("error: Not promoted")
+    assert run("policy", "revert").out == "the built-in rule is in force.\n"
+    assert run("policy", "revert").code == 8
+    assert run("policy", "show", "nothing").code == 7
+
+
+def test_eval_prints_every_way_and_json_holds_the_same(run: Run, files: tuple[Path, Path]) -> None:
+    write_rows(SEEN[:60], files[0])
+    shown = run("policy", "eval", files[0], "--worth", "30", "--curve")
+    assert shown.code == 0, shown.err
+    for what in (
+        "always icl",
+        "oracle",
+        "random at equal budget",
+        "confidence threshold",
+        "APGR",
+        "Brier",
+        "Learned from",
+    ):
+        assert what in shown.out
+    report = json.loads(run("policy", "eval", files[0], "--worth", "30", "--by", "collection", "--json").out)
+    assert report["held_out"] == "collection" and set(report["worths"]) == {"30 s"}
+
+
+def test_eval_of_a_log_gives_three_estimates_or_names_the_bad_line(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    line = {"arm": "icl", "propensity": 0.5, "reward": 1.0, "target": {"icl": 1.0}, "model": {"icl": 1.0}}
+    log.write_text("\n".join(json.dumps({"family": f"f{i}", **line}) for i in range(40)))
+    assert "DR " in run("policy", "eval", "--log", log).out
+    found = json.loads(run("policy", "eval", "--log", log, "--json").out)
+    assert found["dr"]["mean"] == 1.0 and found["ips"]["mean"] == 2.0
+    log.write_text(json.dumps({"family": "f", **line, "propensity": 0.0}))
+    assert "line 1: The propensity" in run("policy", "eval", "--log", log).err
+    log.write_text("{}")
+    assert "line 1 is no decision" in run("policy", "eval", "--log", log).err
+
+
+def test_tune_draws_chooses_and_writes_the_setting(
+    run: Run, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    done = run("tune", files[1], "--budget", "30", "--out", tmp_path / "tuned", "--write")
+    assert done.code == 0, done.err
+    assert "→" in done.out and "Setting: worth_s = " in done.out
+    assert (tmp_path / "tuned/tune.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "tuned/tune.svg").read_text()
+    written = (tmp_path / "config.toml").read_text()
+    assert "# mine\nseed = 3" in written
+    settings = read_settings({}, {"TTT_ROUTER_CONFIG": str(tmp_path / "config.toml")})
+    assert f"Setting: worth_s = {settings.worth_s:g}\n" in done.out and settings.worth_s > 0
+
+
+def test_what_can_not_be_met_is_an_exit_code_with_how_many_families_would_do(
+    run: Run, files: tuple[Path, Path]
+) -> None:
+    never = run("tune", files[1], "--target-accuracy", "0.99")
+    assert never.code == 8 and "can't be met" in never.out
+    few = files[1].with_name("few.jsonl")
+    write_rows(fresh(12), few)
+    assert "can't be met with 12 families" in run("tune", few, "--max-harm", "2").out
+
+
+@pytest.mark.parametrize(
+    "arguments,code,says",
+    [
+        (("tune", "--budget", "3", "--max-harm", "2"), 2, "exactly one"),
+        (("tune", "--target-accuracy", "7"), 2, "target accuracy is 7"),
+        (("tune", "--budget", "3", "--worth", "0"), 2, "worth is 0"),
+        (("policy", "eval", "--confidence", "2"), 8, "No episode here"),
+        (("policy", "eval", "none.jsonl"), 8, "can't be read"),
+        (("policy", "fit"), 8, "ttt-router feedback"),
+    ],
+)
+def test_bad_usage_is_one_clear_sentence(run: Run, arguments: tuple[str, ...], code: int, says: str) -> None:
+    done = run(*arguments)
+    assert done.code == code and says in done.err
+    assert len(done.err.strip().splitlines()) == 1
