@@ -210,10 +210,10 @@ def _arms(
             arms["icl"] = _Arm(receipt.texts, _parts(receipt, "icl", "vote"), "icl")
     trained = auto.step("train") if auto is not None else None
     if auto is not None and trained is not None and "failed" not in trained.detail:
-        paid[recipe] = _training(auto)
+        paid[recipe] = auto.training_s
     if "ttt" in wanted:
         if auto is not None and trained is not None and auto.arm.startswith("train:"):
-            parts = _parts(auto, "train", "answer", "vote") | {"train": _training(auto)}
+            parts = _parts(auto, "train", "answer", "vote") | {"train": auto.training_s}
             arms["ttt"] = _Arm(auto.texts, parts, auto.arm, _chosen(auto))
         else:
             arms["ttt"] = _trained(ask("ttt"), recipe, paid)  # may meet what a vetoed `auto` run has trained
@@ -230,7 +230,7 @@ def _arms(
 def _trained(receipt: Receipt, recipe: str, paid: dict[str, float]) -> _Arm:
     """An arm that trains, at its whole price even where it met an adapter that is there."""
     if receipt.step("train") is not None:
-        paid[recipe] = _training(receipt)
+        paid[recipe] = receipt.training_s
         return _Arm(receipt.texts, _parts(receipt), receipt.arm, _chosen(receipt))
     before = {"train": paid[recipe]} if recipe in paid else {}
     return _Arm(receipt.texts, before | _parts(receipt), receipt.arm)
@@ -239,16 +239,6 @@ def _trained(receipt: Receipt, recipe: str, paid: dict[str, float]) -> _Arm:
 def _chosen(receipt: Receipt) -> str:
     step = receipt.step("search") or receipt.step("probe")
     return "" if step is None else str(step.detail.get("chosen", ""))
-
-
-def _training(receipt: Receipt) -> float:
-    """Seconds of a whole training: of its step, of a search before it, and of what a probe has done for it."""
-    train, search, probe = (receipt.step(name) for name in ("train", "search", "probe"))
-    assert train is not None
-    seconds = train.seconds + (search.seconds if search is not None else 0.0)
-    if probe is not None and train.detail.get("of_these_by_probe"):
-        seconds += probe.seconds if "tried" in probe.detail else float(probe.detail["training_s"])
-    return seconds
 
 
 def _parts(receipt: Receipt, *names: str) -> dict[str, float]:

@@ -20,7 +20,6 @@ from router.metrics import exact
 from router.receipt import SHADOW, Receipt
 from store import EpisodeRow, OutcomeRow, Store
 from store.errors import NotFound
-from ttt.recipes import PROBE
 
 STRENGTH = ("gold", "held-out", "user", "judge")
 """Sources, the one to believe first: where they contradict one another, the stronger one counts."""
@@ -125,9 +124,9 @@ def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: i
         "signals": signals,
         "arms": arms,
         "probe": None
-        if probe is None or after is None
+        if probe is None or after is None or "steps" not in probe.detail
         else {
-            "steps": [0, PROBE.steps],
+            "steps": [0, int(probe.detail["steps"])],
             "heldout_logprob": [before, after],
             "heldout_accuracy": list(correct),
             "seconds": probe.seconds,
@@ -170,4 +169,6 @@ def _arm(correct: float, n: int, receipt: Receipt, steps: Sequence[str]) -> dict
     for step in receipt.steps:
         if step.name in steps:
             parts[step.name] = parts.get(step.name, 0.0) + step.seconds
+    if "train" in parts:
+        parts["train"] = receipt.training_s
     return {"correct": correct, "n_queries": n, "seconds": sum(parts.values()), "seconds_parts": parts}

@@ -116,6 +116,18 @@ class Receipt:
         """The last step of this name."""
         return next((s for s in reversed(self.steps) if s.name == name), None)
 
+    @property
+    def training_s(self) -> float:
+        """Seconds of a whole training: of its step, of a search before it, and of what a probe has done for it; 0
+        where there was none."""
+        train, search, probe = (self.step(name) for name in ("train", "search", "probe"))
+        if train is None:
+            return 0.0
+        seconds = train.seconds + (search.seconds if search is not None else 0.0)
+        if probe is not None and train.detail.get("of_these_by_probe"):
+            seconds += probe.seconds if "tried" in probe.detail else float(probe.detail["training_s"])
+        return seconds
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"seconds": self.seconds}
 

@@ -12,7 +12,7 @@ import pytest
 
 from policies.baselines import AlwaysArm
 from policies.types import Policy
-from router import bootstrap
+from router import versions
 from router.errors import RouterError
 from router.evaluate import EvaluateOptions, Progress, evaluate, summarise
 from router.events import Done
@@ -48,7 +48,7 @@ def settings(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     """Have another policy decide than the built-in rule."""
-    return lambda policy: monkeypatch.setattr(bootstrap, "Rule", lambda: policy)
+    return lambda policy: monkeypatch.setattr(versions, "Rule", lambda: policy)
 
 
 def step_s(row: dict[str, Any], name: str) -> float:

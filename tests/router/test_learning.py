@@ -41,7 +41,12 @@ def record(
     said = Decision("answer", arm, 1.0, gain, gain, 9.0, "Because.", "learned-1-x")
     signals = probed(n_queries=len(answers)).as_dict() if measured else {}
     decision = asdict(said) | {"details": {}}
-    steps = (Step("icl", 2.0), Step("probe", 3.0), Step("train", 8.0), Step("answer", 1.0))
+    steps = (
+        Step("icl", 2.0),
+        Step("probe", 3.0, {"steps": 8, "training_s": 2.5}),
+        Step("train", 8.0, {"of_these_by_probe": 8}),
+        Step("answer", 1.0),
+    )
     receipt = Receipt(
         episode,
         f"task1:{task}",
@@ -99,7 +104,7 @@ def test_an_episode_that_trained_judges_both_arms_on_the_same_queries(opened: St
     (row,), notes = rows_of(opened)
     assert notes == []
     assert row.arms["icl"].correct == 0.5 and row.arms["train:standard"].correct == 0.75
-    assert row.arms["icl"].seconds == 2.0 and row.arms["train:standard"].seconds == 9.0
+    assert row.arms["icl"].seconds == 2.0 and row.arms["train:standard"].seconds == 11.5
     assert row.probe is not None and row.probe.seconds == 3.0
     assert (row.family, row.collection, row.model, row.n_demonstrations) == (
         "words",
