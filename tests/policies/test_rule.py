@@ -37,7 +37,7 @@ def test_after_the_probe_training_is_spread_over_what_it_serves(n_queries: int, 
 
 
 def test_a_weak_gain_pays_for_a_thousand_queries_but_not_for_thirty_two() -> None:
-    weak = probed(probe_accuracy_after=0.0, probe_logprob_after=-0.9, probe_logprob_gain_low=0.02)
+    weak = probed(probe_accuracy_after=0.0, probe_logprob_after=-0.94, probe_logprob_gain_low=0.01)
     assert taken(RULE.decide(situation(replace(weak, n_queries=32)))) == "icl"
     assert taken(RULE.decide(situation(replace(weak, n_queries=1000)))) == TRAIN
 
@@ -148,7 +148,7 @@ def test_a_checked_adapter_is_taken_where_its_answer_pays() -> None:
 def test_beside_a_checked_adapter_training_must_win_by_more_than_it_costs() -> None:
     both = ("icl", REUSE, TRAIN)
     assert RULE.decide(situation(probed(n_queries=1000), feasible=both)).arm == TRAIN
-    dear = Costs(probe_s=12.0, train_s=900.0, answer_s=10.0)
+    dear = Costs(probe_s=12.0, train_s=1500.0, answer_s=10.0)
     assert RULE.decide(situation(probed(n_queries=64), feasible=both, costs=dear)).arm == REUSE
     harmed = probed(probe_logprob_after=-1.1, n_queries=1000)
     assert RULE.decide(situation(harmed, feasible=both)).arm == REUSE
