@@ -64,9 +64,9 @@ def test_many_tasks_at_once_are_answered_in_order_and_train_together(
     shared: list[int] = []
     real = gradients.losses
 
-    def count(bench: Any, steps: Any) -> Any:
+    def count(bench: Any, steps: Any, between: Any) -> Any:
         shared.append(len(steps))
-        return real(bench, steps)
+        return real(bench, steps, between)
 
     monkeypatch.setattr(gradients, "losses", count)
     agent = open_router()
