@@ -19,7 +19,7 @@ from router.events import AnswerGrew, Done, Started, TrainingStep
 from router.memory import Memory
 from router.server.document import EPISODE, answers, complete, errors
 from router.server.errors import ApiError, api_error
-from router.server.guard import Guard
+from router.server.guard import ARRIVED, Guard
 from router.server.options import ServerOptions
 from router.server.schemas import PLAIN_MODELS, ChatRequest, CompletionRequest, FeedbackRequest
 from router.server.service import Answering, Asked, Service, adapter_name, final_text, sure
@@ -53,15 +53,15 @@ def create_app(router: Router, memory: Memory, options: ServerOptions) -> FastAP
     _handle_errors(app)
 
     @app.post("/v1/chat/completions", responses=answers(chat=True), response_model=None)
-    async def chat_completions(request: ChatRequest) -> Response:
+    async def chat_completions(request: ChatRequest, raw: Request) -> Response:
         """Answer a conversation: a few-shot task, or a plain question."""
-        asked = await service.read_chat(request)
+        asked = await service.read_chat(request, raw.scope[ARRIVED])
         return await _respond(service, request, asked, Wire(asked, chat=True))
 
     @app.post("/v1/completions", responses=answers(chat=False), response_model=None)
-    async def completions(request: CompletionRequest) -> Response:
+    async def completions(request: CompletionRequest, raw: Request) -> Response:
         """Answer a prompt, with or without examples in it."""
-        asked = service.read_completion(request)
+        asked = service.read_completion(request, raw.scope[ARRIVED])
         return await _respond(service, request, asked, Wire(asked, chat=False))
 
     @app.get("/v1/models")

@@ -17,6 +17,8 @@ from router.server.options import ServerOptions, is_loopback
 
 OPEN = ("/healthz", "/readyz")
 """Answered without a key."""
+ARRIVED = "ttt_router.arrived"
+"""Key of the ASGI scope: `time.monotonic()` when the request came; deadlines count from there."""
 log = logging.getLogger("ttt_router.access")
 
 
@@ -33,6 +35,7 @@ class Guard:
         started, status, sent = time.perf_counter(), 500, 0
         answer: dict[str, str] = {}
         body = bytearray()
+        scope[ARRIVED] = time.monotonic()
 
         async def counted_send(message: Message) -> None:
             nonlocal status, sent

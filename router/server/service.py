@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from router.agent import Router
@@ -28,7 +28,7 @@ from ttt.task import Demonstration, Task
 
 FIRST_EVENT_S = 2.0
 """Seconds that a stream's status waits for the first thing that happens, so that errors get their own."""
-LATE = 1.05
+LATE = 1.02
 """Seconds after which a client is told that its deadline was missed ÷ the deadline."""
 log = logging.getLogger("ttt_router.server")
 
@@ -44,7 +44,8 @@ class Asked:
     options: Mapping[str, Any]
     stops: Sequence[str]
     ignored: Sequence[str]
-    since: float = field(default_factory=time.monotonic)
+    since: float
+    """`time.monotonic()` when the request came."""
 
 
 class Answering:
@@ -122,8 +123,9 @@ class Service:
 
     # ------------------------------------------------------------------------------------------ requests
 
-    async def read_chat(self, request: ChatRequest) -> Asked:
-        """
+    async def read_chat(self, request: ChatRequest, since: float) -> Asked:
+        """What a request asks that came at `since`.
+
         Raises:
             ApiError, ConversationError: what is wrong with the request.
         """
@@ -131,9 +133,9 @@ class Service:
         ignored = request.ignored()
         own = await self.memory.recall(messages)
         reading = read_conversation(messages, own, examples=knobs.examples, corrections=knobs.corrections)
-        return self._asked(request, reading, messages, own, ignored)
+        return self._asked(request, reading, messages, own, ignored, since)
 
-    def read_completion(self, request: CompletionRequest) -> Asked:
+    def read_completion(self, request: CompletionRequest, since: float) -> Asked:
         """As `read_chat`; the prompt is one message of the user's."""
         messages = [Message("user", request.text)]
         reading = read_conversation(messages, examples=request.knobs.examples, corrections=False)
@@ -141,7 +143,7 @@ class Service:
             raise ApiError(
                 400, "The prompt gives examples and asks nothing; end it with a query.", param="prompt"
             )
-        return self._asked(request, reading, messages, {}, request.ignored())
+        return self._asked(request, reading, messages, {}, request.ignored(), since)
 
     def _asked(
         self,
@@ -150,6 +152,7 @@ class Service:
         messages: Sequence[Message],
         own: Mapping[int, str],
         ignored: Sequence[str],
+        since: float,
     ) -> Asked:
         knobs, repeats = request.knobs, request.knobs.expected_repeats
         if knobs.recipe is not None and knobs.recipe not in RECIPES:
@@ -175,7 +178,7 @@ class Service:
             options["arm"] = request.model
         else:
             reading, options = self._with_adapter(request.model, reading, options)
-        return Asked(request.model, reading, messages, own, options, request.stops, ignored)
+        return Asked(request.model, reading, messages, own, options, request.stops, ignored, since)
 
     def adapters(self) -> list[AdapterRow]:
         """Accepted adapters of this base model and of recipes that this server knows, the last used first."""
