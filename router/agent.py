@@ -187,6 +187,8 @@ class Router:
         """
         from router.memory import untraced
 
+        if not options.get("patient"):
+            self.parts.engine.expect_answer()
         request, context = self.question(task, queries, **options)
         arm = parse_arm(options.get("arm", "auto")).arm
         behind = request.when == "background" and arm in ("auto", "ttt") and bool(task.demonstrations)
@@ -224,6 +226,7 @@ class Router:
         max_tokens: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         episode_id: str | None = None,
+        patient: bool = False,
     ) -> tuple[Request, Context]:
         """What `graph` needs to answer `queries`: the state's `request`, and the context. For `astream`, and for those
         who run the graph inside one of their own, where nothing trains in the background.
@@ -242,6 +245,7 @@ class Router:
                 then is given.
             max_tokens: of each answer, at most.
             should_stop: asked between slices of work; True ends training early and falls back to ICL.
+            patient: everybody else's answers go before this one.
             episode_id: names the episode in place of a random id; one that is there already is left as it is.
 
         Raises:
@@ -297,7 +301,15 @@ class Router:
         )
         deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s
         return request, Context(
-            parts.engine, parts.store, parts.policy, parts.costs, s, parts.owner, should_stop, deadline
+            parts.engine,
+            parts.store,
+            parts.policy,
+            parts.costs,
+            s,
+            parts.owner,
+            should_stop,
+            deadline,
+            patient,
         )
 
     def as_tool(self, **options: Any) -> StructuredTool:

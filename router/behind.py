@@ -102,7 +102,9 @@ class Behind:
         try:
             async with self._free:
                 if not stop.is_set():
-                    async for _ in self._ask(task, queries, when="wait", should_stop=stop.is_set, **options):
+                    async for _ in self._ask(
+                        task, queries, when="wait", should_stop=stop.is_set, patient=True, **options
+                    ):
                         pass
         except Cancelled as error:
             log.info("Training behind an answer ended early: %s", error)
