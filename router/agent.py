@@ -16,6 +16,7 @@ import queue
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import wait
 from types import TracebackType
@@ -30,6 +31,7 @@ from router.feedback import attach_outcomes
 from router.receipt import SHADOW, Receipt
 from router.settings import Settings, changed, read_settings
 from router.state import Request, When
+from store.errors import translated
 from ttt.augment import DEFAULT, check_names
 from ttt.errors import TaskError
 from ttt.recipes import Recipe, find_recipes
@@ -317,6 +319,25 @@ class Router:
         from router.langchain import as_tool
 
         return as_tool(self, **options)
+
+    def outlive(self) -> int:
+        """For programs that go on where the last one ended, such as a server: keep on disk what is to be trained behind
+        answers, texts included, until it is done; and do what a process before this one has left. How much that is.
+
+        Raises:
+            StoreError: the data folder can't be written to.
+        """
+        from router.pending import Pending
+
+        folder = self.settings.data_path / "behind"
+        with translated(folder):
+            pending = Pending(folder, self.parts.engine.loaded.revision)
+        return self._behind.keep(pending)
+
+    @property
+    def done_behind(self) -> deque[Receipt]:
+        """Receipts of what was done behind answers, the oldest first; take off what you have read."""
+        return self._behind.done
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing trains behind earlier answers; False when `timeout_s` passed before that."""
