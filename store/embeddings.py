@@ -85,9 +85,25 @@ class Embeddings:
             StoreError: the space has vectors of another size.
         """
         with self._lock:
-            found = self._spaces.setdefault(space, _Space())
-            self._read_new(space, found)
-            best = found.best(vector, n)
+            best = self._space(space).best(vector, n)
+        return self._described(best)
+
+    def spread(self, space: str, vector: Sequence[float], n: int) -> list[Near]:
+        """`n` adapters of the space, evenly from the first to the last that was added.
+
+        Raises:
+            StoreError: as `nearest`.
+        """
+        with self._lock:
+            some = self._space(space).even(vector, n)
+        return self._described(some)
+
+    def _space(self, space: str) -> _Space:
+        found = self._spaces.setdefault(space, _Space())
+        self._read_new(space, found)
+        return found
+
+    def _described(self, best: list[tuple[str, float]]) -> list[Near]:
         table = adapter_embeddings.c
         query = select(table.key_hash, table.seen_inputs).where(table.key_hash.in_([key for key, _ in best]))
         with self._db.read() as connection:
@@ -143,16 +159,30 @@ class _Space:
     def best(self, vector: Sequence[float], n: int) -> list[tuple[str, float]]:
         import numpy as np
 
-        if self._matrix is None or n < 1:
+        cosines = self._cosines(vector)
+        n = min(n, len(cosines))
+        if n < 1:
             return []
+        top = np.argpartition(-cosines, n - 1)[:n]
+        return [(self.keys[i], float(cosines[i])) for i in top[np.argsort(-cosines[top], kind="stable")]]
+
+    def even(self, vector: Sequence[float], n: int) -> list[tuple[str, float]]:
+        import numpy as np
+
+        cosines = self._cosines(vector)
+        places = np.unique(np.linspace(0, len(cosines) - 1, n).round().astype(int)) if len(cosines) else ()
+        return [(self.keys[i], float(cosines[i])) for i in places]
+
+    def _cosines(self, vector: Sequence[float]) -> NDArray[np.float32]:
+        import numpy as np
+
+        if self._matrix is None:
+            return np.zeros(0, np.float32)
         if len(vector) != self._matrix.shape[1]:
             raise StoreError(_sizes(len(vector), self._matrix.shape[1]))
         asked = np.asarray(vector, np.float32)
         asked /= max(float(np.linalg.norm(asked)), 1e-30)
-        cosines = self._matrix[: len(self.keys)] @ asked
-        n = min(n, len(cosines))
-        top = np.argpartition(-cosines, n - 1)[:n]
-        return [(self.keys[i], float(cosines[i])) for i in top[np.argsort(-cosines[top], kind="stable")]]
+        return self._matrix[: len(self.keys)] @ asked
 
 
 def _to_bytes(values: Iterable[float]) -> bytes:

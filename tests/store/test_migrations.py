@@ -120,7 +120,7 @@ def test_the_third_revision_keeps_the_adapters_and_goes_back_and_forth(first: Da
     key = AdapterKey("task1:5", "tiny@1", "plain-1", "default", 0)
     Embeddings(first).put(key, "space", [3.0, 4.0], {"input"})
     (found,) = Embeddings(first).nearest("space", [3.0, 4.0], 5)
-    assert (found.key_hash, found.seen_inputs) == (key.hash, {"input"})
+    assert found.key_hash == key.hash and found.seen_inputs == {"input"}
     migrate(first, command.downgrade, "0002")
     assert not sa.inspect(first.engine).has_table("adapter_embeddings")
     first.upgrade()
