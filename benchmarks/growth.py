@@ -20,8 +20,8 @@ from ttt.process import prepare
 
 prepare()
 
+from fixed_sizes import median, random_batch, timed  # noqa: E402
 from profile_answer import puzzle  # noqa: E402
-from speed import median, random_batch, timed  # noqa: E402
 
 from ttt import icl  # noqa: E402
 from ttt.engine import Bench, Engine  # noqa: E402

@@ -6,6 +6,9 @@
 2. Clients of 16 tasks ask four queries each, all at the same time, each with a deadline of `--deadline` seconds,
    while the tasks train behind the answers. A request is late by (its wall seconds ÷ its deadline − 1).
 
+The clients are a process of their own, whose connections stand and whose requests are written before the clock runs, so
+that only the server is measured.
+
 Without `--model` a tiny random one is made, with a recipe that moves it and a policy that believes in training,
 since evidence on a random model would not. Tasks are made here, or drawn from `--families`.
 """
@@ -13,22 +16,24 @@ since evidence on a random model would not. Tasks are made here, or drawn from `
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import multiprocessing
 import random
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 from ttt.process import prepare
 
 prepare()
 
-import httpx  # noqa: E402
 import psutil  # noqa: E402
 from overhead import tiny_model  # noqa: E402
 
@@ -100,27 +105,61 @@ class Memory:
             self.peak = max(self.peak, self._process.memory_info().rss)
 
 
-def ask(client: httpx.Client, task: Task, query: str, **knobs: Any) -> dict[str, Any]:
-    """One request: status, wall seconds, arm."""
+Asked = tuple[Task, str, dict[str, Any]]
+"""Task, query and knobs of one request."""
+
+
+def ask_all(address: str, asked: list[Asked]) -> list[dict[str, Any]]:
+    """All requests at once, from another process: status, wall seconds and arm of each."""
+    bodies = []
+    for task, query, knobs in asked:
+        body = {
+            "model": "auto",
+            "messages": messages(task, query),
+            "ttt_router": {"when": "background"} | knobs,
+        }
+        bodies.append(json.dumps(body).encode())
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as clients:
+        return clients.submit(clients_of, address, bodies).result()
+
+
+def clients_of(address: str, bodies: list[bytes]) -> list[dict[str, Any]]:
+    return asyncio.run(_clients(urlsplit(address), bodies))
+
+
+async def _clients(address: SplitResult, bodies: list[bytes]) -> list[dict[str, Any]]:
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
+        "Content-Type: application/json\r\nContent-Length: "
+    )
+    whole = [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
+    opened = [await asyncio.open_connection(address.hostname, address.port) for _ in whole]
     started = time.perf_counter()
-    body = {"model": "auto", "messages": messages(task, query), "ttt_router": {"when": "background"} | knobs}
-    answer = client.post("/v1/chat/completions", json=body)
-    seconds = time.perf_counter() - started
-    told = answer.json()
-    arm = told["ttt_router"]["arm"] if answer.status_code == 200 else ""
-    return {"status": answer.status_code, "seconds": seconds, "arm": arm.partition(":")[0]}
+    for (_, writer), data in zip(opened, whole, strict=True):
+        writer.write(data)
+
+    async def read(reader: asyncio.StreamReader) -> tuple[float, bytes]:
+        data = await reader.read()
+        return time.perf_counter() - started, data
+
+    found = []
+    for seconds, data in await asyncio.gather(*(read(reader) for reader, _ in opened)):
+        top, _, body = data.partition(b"\r\n\r\n")
+        status = int(top.split()[1])
+        arm = json.loads(body)["ttt_router"]["arm"] if status == 200 else ""
+        found.append({"status": status, "seconds": seconds, "arm": arm.partition(":")[0]})
+    for _, writer in opened:
+        writer.close()
+    return found
 
 
-def one_task(router: Router, client: httpx.Client, task: Task, queries: list[str]) -> dict[str, Any]:
-    def all_at_once() -> list[dict[str, Any]]:
-        with ThreadPoolExecutor(CLIENTS) as clients:
-            return list(clients.map(lambda i: ask(client, task, queries[i % QUERIES]), range(CLIENTS)))
-
+def one_task(router: Router, address: str, task: Task, queries: list[str]) -> dict[str, Any]:
+    asked: list[Asked] = [(task, queries[i % QUERIES], {}) for i in range(CLIENTS)]
     before = len(router.parts.store.adapters.list())
-    first = all_at_once()
+    first = ask_all(address, asked)
     router.settle()
     trained = len(router.parts.store.adapters.list()) - before
-    again = all_at_once()
+    again = ask_all(address, asked)
     return {
         "clients": CLIENTS,
         "adapters_trained": trained,
@@ -131,19 +170,15 @@ def one_task(router: Router, client: httpx.Client, task: Task, queries: list[str
 
 
 def many_tasks(
-    router: Router, client: httpx.Client, tasks: list[tuple[Task, list[str]]], deadline_s: float
+    router: Router, address: str, tasks: list[tuple[Task, list[str]]], deadline_s: float
 ) -> dict[str, Any]:
-    asked = [(i, q) for q in range(QUERIES) for i in range(len(tasks))]
-
-    def one(pair: tuple[int, int]) -> dict[str, Any]:
-        i, q = pair
-        return {"task": i} | ask(client, tasks[i][0], tasks[i][1][q], deadline_s=deadline_s)
-
-    with Memory() as memory, ThreadPoolExecutor(len(asked)) as clients:
-        answers = list(clients.map(one, asked))
+    knobs = {"deadline_s": deadline_s}
+    asked: list[Asked] = [(task, queries[q], knobs) for q in range(QUERIES) for task, queries in tasks]
+    with Memory() as memory:
+        answers = ask_all(address, asked)
         behind = router.n_behind
         router.settle()
-    answered = Counter(a["task"] for a in answers if a["status"] == 200)
+    answered = Counter(n % len(tasks) for n, a in enumerate(answers) if a["status"] == 200)
     return {
         "tasks": len(tasks),
         "requests": len(asked),
@@ -180,12 +215,11 @@ def main(arguments: list[str]) -> int:
         with (
             Router.open(**given) as router,
             serving(router, limits) as server,
-            httpx.Client(base_url=server.url, timeout=900) as client,
         ):
             ((task, queries),) = draw(1, 1)
-            found = {"one task": one_task(router, client, task, queries)}
+            found = {"one task": one_task(router, server.url, task, queries)}
             print(json.dumps(found["one task"], indent=1), flush=True)
-            found["many tasks"] = many_tasks(router, client, draw(TASKS, 2), options.deadline)
+            found["many tasks"] = many_tasks(router, server.url, draw(TASKS, 2), options.deadline)
             print(json.dumps(found["many tasks"], indent=1), flush=True)
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n")

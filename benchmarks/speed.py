@@ -7,7 +7,7 @@ DATA holds the folders `1d-arc` and `bbh`. For each family, on one task of ten d
 1. The reference (`reference_ttt`) trains once in full, in a process of its own. Its final loss on 64 separate
    labelled items is the goal. Ours trains once as usual; the step at which its loss on them has been at or below
    the goal at two looks in a row is the crossing. Where it never was, ours trains once more, with twice the steps.
-   Looks (ten over the steps, from the third on) are not timed. Where the reference's loss is no better than the
+   Ours begins on halves of the demonstrations, as in a router; looks (about ten, from then on) are not timed. Where the reference's loss is no better than the
    untrained model's, ours is timed for all of its usual steps instead.
 2. Rounds of one timing each: the reference as a process and within this one, and ours. The full run of 1 is the
    first process. Steps of one training cost the same, so what follows times a few of them: seconds = fixed part +
@@ -25,16 +25,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,106 +40,26 @@ from ttt.process import prepare
 prepare()
 
 import reference_ttt as reference  # noqa: E402
-import torch  # noqa: E402
+from fixed_sizes import median, peak_memory, sizes, timed  # noqa: E402
+from our_training import look, ours_seconds, reach  # noqa: E402
 
 from ttt import icl  # noqa: E402
 from ttt.augment import symbol_alphabet  # noqa: E402
-from ttt.dataset import Sequence, sequences  # noqa: E402
-from ttt.engine import Bench, Engine  # noqa: E402
+from ttt.dataset import sequences  # noqa: E402
+from ttt.engine import Engine  # noqa: E402
 from ttt.formats import read_families  # noqa: E402
-from ttt.gradients import losses, trainable  # noqa: E402
 from ttt.model import load, resolve  # noqa: E402
 from ttt.pools import sample, split  # noqa: E402
 from ttt.prompts import PromptFormat  # noqa: E402
-from ttt.recipes import CELLS, Recipe, recipe  # noqa: E402
+from ttt.recipes import recipe  # noqa: E402
 from ttt.task import Demonstration, Task  # noqa: E402
-from ttt.train import Training, TrainRequest  # noqa: E402
 
 FAMILIES = "1d_move_1p,dyck_languages,1d_fill,object_counting,1d_pcopy_1c"
-HELD_OUT, LOOKS = 64, 10
+HELD_OUT = 64
 SHORT = 2
 """Steps of the reference in rounds after the first."""
 LONGER = 2
 """Times the usual steps, where these do not reach the goal: the reference sees more tokens than we usually do."""
-
-
-def median(values: list[float]) -> float:
-    return statistics.median(values)
-
-
-def timed(run: Callable[[], Any], n: int, warm: bool = True) -> list[float]:
-    """Seconds of `n` runs, after one that is not counted."""
-    if warm:
-        run()
-    seconds = []
-    for _ in range(n):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-def matrix_peak(n: int = 1536) -> float:
-    """FLOP/s of a bf16 matrix product."""
-    x = torch.randn(n, n, dtype=torch.bfloat16)
-    return 2 * n**3 / median(timed(lambda: x @ x, 15))
-
-
-def advance(training: Training, bench: Bench) -> bool:
-    """One step; whether there is another."""
-    batch = training.batch()
-    started = time.perf_counter()
-    ((loss, labelled),) = losses(bench, [(training.weights, batch)])
-    return training.done(loss, batch, labelled, time.perf_counter() - started)[1]
-
-
-class Ours:
-    """Our training of one task, step by step on the engine's thread."""
-
-    def __init__(self, engine: Engine, task: Task, how: Recipe, name: str, folder: Path | None) -> None:
-        fmt = PromptFormat(engine.loaded.tokenizer, task)
-        request = TrainRequest(task, how, 0, folder, name)
-        self.engine, self.name = engine, name
-        self.training = Training(request, sequences(task, fmt, how, 0), lambda: False)
-        started = time.perf_counter()
-        engine.submit(self.training.start).result()
-        self.fixed = time.perf_counter() - started
-
-    def step(self) -> tuple[float, bool]:
-        started = time.perf_counter()
-        more = self.engine.submit(partial(advance, self.training)).result()
-        return time.perf_counter() - started, more
-
-    def end(self) -> None:
-        """Save and detach; counted as part of `fixed`."""
-        started = time.perf_counter()
-        self.engine.submit(self.training.finish).result()
-        self.fixed += time.perf_counter() - started
-        self.engine.submit(self.training.drop).result()
-
-
-def look(engine: Engine, task: Task, items: list[Demonstration], adapter: str | None) -> tuple[float, float]:
-    """Loss (nats a token, mean over items) and share answered exactly, of labelled items."""
-    judged = asyncio.run(icl.judge(engine, task, items, adapter=adapter))
-    return -statistics.fmean(judged.logprob), statistics.fmean(judged.correct)
-
-
-def reach(
-    engine: Engine, task: Task, items: list[Demonstration], how: Recipe, goal: float, folder: Path
-) -> tuple[int, int | None, tuple[float, float]]:
-    """Steps of one training of ours, the step at which it crossed the goal, and its last look."""
-    ours, more, done = Ours(engine, task, how, "ours", folder), True, 0
-    crossing, below, last = None, 0, (math.inf, 0.0)
-    every = max(1, how.steps // LOOKS)
-    while more:
-        _, more = ours.step()
-        done += 1
-        if (done % every == 0 and done >= 3 * every) or not more:
-            last = look(engine, task, items, "ours")
-            below = below + 1 if last[0] <= goal else 0
-            crossing = done if below == 2 and crossing is None else crossing
-    ours.end()
-    return done, crossing, last
 
 
 def look_saved(engine: Engine, task: Task, items: list[Demonstration], folder: Path) -> tuple[float, float]:
@@ -183,15 +99,16 @@ def family(
         before, icl_accuracy = look(engine, task, items, None)
 
         how = recipe("standard", task)
-        done, crossing, last = reach(engine, task, items, how, goal, folder / "ours")
-        usual = done
-        if crossing is None and goal < before:
+        ran = reach(engine, task, items, how, goal, folder / "ours")
+        steps = ran.crossing or ran.steps
+        if ran.crossing is None and goal < before:
             how = how.with_steps(LONGER * how.steps)
-            done, crossing, last = reach(engine, task, items, how, goal, folder / "longer")
+            ran = reach(engine, task, items, how, goal, folder / "longer")
+            steps = ran.crossing or ran.steps
         # A reference that ends worse than the untrained model sets no goal: ours then runs as it usually does.
-        steps = usual if goal >= before else crossing or done
 
         found: dict[str, list[float]] = {k: [] for k in ("process", "in_process", "ours")}
+        each_step: dict[str, list[float]] = {k: [] for k in ("reference", "ours")}
         for number in range(rounds):
             if number:
                 wall, short = process({**job, "steps": SHORT, "out": str(folder / "short")}, folder)
@@ -204,129 +121,35 @@ def family(
             rest = time.perf_counter() - started - sum(each)
             del peft
             found["in_process"].append(rest + n * median(each))
-            mine = Ours(engine, task, how, "timed", folder / "timed")
-            each = [mine.step()[0] for _ in range(8)]
-            mine.end()
-            found["ours"].append(mine.fixed + steps * median(each))
+            each_step["reference"].append(median(each))
+            seconds, step_s = ours_seconds(engine, task, how, folder / "timed", steps)
+            found["ours"].append(seconds)
+            each_step["ours"].append(step_s)
     # A goal that was never reached is no speed: ratio 0.
-    reached = float(crossing is not None or goal >= before)
+    reached = float(ran.crossing is not None or goal >= before)
     pairs = list(zip(found["process"], found["in_process"], found["ours"], strict=True))
     return {
         "cells": cells,
         "reference_loss": goal,
         "icl_loss": before,
-        "our_loss": last[0],
+        "our_loss": ran.loss,
         "icl_accuracy": icl_accuracy,
         "reference_accuracy": reference_accuracy,
-        "our_accuracy": last[1],
+        "our_accuracy": ran.accuracy,
         "reference_steps": n,
         "reference_full_run_s": full["seconds"],
-        "our_steps": done,
-        "crossing": crossing,
+        "our_steps": ran.steps,
+        "crossing": ran.crossing,
+        "step_s": {k: median(v) for k, v in each_step.items()},
+        "tokens_per_s": {
+            "reference": sum(len(ids) for ids, _ in rows) / n / median(each_step["reference"]),
+            "ours": ran.tokens / ran.steps / median(each_step["ours"]),
+        },
         "seconds": {k: median(v) for k, v in found.items()},
         "ratio_vs_process": reached * median([a / c for a, _, c in pairs]),
         "ratio_vs_in_process": reached * median([b / c for _, b, c in pairs]),
         "reference_peak_bytes": full["peak_bytes"],
     }
-
-
-def random_batch(tokens: int, rows: int, seed: int) -> list[Sequence]:
-    rng = random.Random(seed)
-    return [
-        Sequence(
-            tuple(rng.randrange(100, 40_000) for _ in range(tokens)),
-            tuple(rng.random() < 0.25 for _ in range(tokens)),
-        )
-        for _ in range(rows)
-    ]
-
-
-def sizes(engine: Engine, repeats: int) -> dict[str, Any]:
-    """Shares of the matrix-product peak, and eight tasks together against one after the other."""
-    n_parameters = engine.loaded.n_nonembedding
-
-    def run(bench: Bench) -> dict[str, Any]:
-        peak = matrix_peak()
-        adapters = []
-        for i in range(8):
-            bench.slots.create(f"size-{i}", CELLS, i)
-            adapters.append(trainable(bench, f"size-{i}"))
-        two = random_batch(768, 2, 0)
-        step = median(timed(lambda: losses(bench, [(adapters[0], two)]), repeats))
-        ids = [token for s in two for token in s.ids]
-        from ttt.tree import Append, TokenTree
-
-        def prefill() -> None:
-            tree = TokenTree(bench.runner(None))
-            a, b = tree.child(0), tree.child(0)
-            tree.append([Append(a, ids[:768], 1)])
-            tree.append([Append(b, ids[768:], 1)])
-
-        forward = median(timed(prefill, repeats))
-        together: dict[str, float] = {}
-        for tokens in (256, 768):
-            batches = [random_batch(tokens, 1, i) for i in range(8)]
-            groups = [8] if tokens == 256 else [2, 2, 2, 2]  # as `rounds.ROUND_TOKENS` makes them
-
-            def joint(batches: list[list[Sequence]] = batches, groups: list[int] = groups) -> None:
-                start = 0
-                for size in groups:
-                    part = range(start, start + size)
-                    losses(bench, [(adapters[i], batches[i]) for i in part])
-                    start += size
-
-            def alone(batches: list[list[Sequence]] = batches) -> None:
-                for adapter, batch in zip(adapters, batches, strict=True):
-                    losses(bench, [(adapter, batch)])
-
-            ratios = []
-            for _ in range(repeats):
-                (a,), (b,) = timed(joint, 1, warm=False), timed(alone, 1, warm=False)
-                ratios.append(a / b)
-            together[str(tokens)] = median(ratios)
-        for i in range(8):
-            bench.slots.drop(f"size-{i}")
-        return {
-            "peak_flops": peak,
-            "step_2x768_s": step,
-            "step_peak_share": 4 * n_parameters * 1536 / step / peak,
-            "prefill_2x768_s": forward,
-            "prefill_peak_share": 2 * n_parameters * 1536 / forward / peak,
-            "joint_training_ratio_256": together["256"],
-            "joint_training_ratio_768": together["768"],
-        }
-
-    return engine.submit(run).result()
-
-
-def peak_memory(model: str, task: Task, how: Recipe) -> int:
-    """Peak resident bytes of a process that loads the model and makes three of our steps."""
-    program = (
-        "import sys, json, asyncio; sys.path.insert(0, sys.argv[1]); from ttt.process import prepare; prepare();"
-        "from ttt.model import load, resolve; from ttt.engine import Engine; from ttt.task import Task, Demonstration;"
-        "from ttt.recipes import Recipe; from ttt.train import train_adapter, TrainRequest;"
-        "job = json.load(sys.stdin); engine = Engine(load(resolve(job['model'])));"
-        "task = Task(tuple(Demonstration(a, b) for a, b in job['demonstrations']), job['instruction']);"
-        "how = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in job['recipe'].items()});"
-        "asyncio.run(train_adapter(engine, TrainRequest(task, how, 0, None, 'a')));"
-        "from reference_ttt import peak_bytes; print(peak_bytes())"
-    )
-    from dataclasses import asdict
-
-    job = {
-        "model": model,
-        "instruction": task.instruction,
-        "demonstrations": [(d.input, d.output) for d in task.demonstrations],
-        "recipe": asdict(how),
-    }
-    ran = subprocess.run(
-        [sys.executable, "-c", program, str(Path(__file__).parent)],
-        input=json.dumps(job),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return int(ran.stdout.splitlines()[-1])
 
 
 def main(arguments: list[str]) -> int:

@@ -16,6 +16,7 @@ import queue
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import wait
 from types import TracebackType
@@ -30,6 +31,7 @@ from router.feedback import attach_outcomes
 from router.receipt import SHADOW, Receipt
 from router.settings import Settings, changed, read_settings
 from router.state import Request, When
+from store.errors import translated
 from ttt.augment import DEFAULT, check_names
 from ttt.errors import TaskError
 from ttt.recipes import Recipe, find_recipes
@@ -187,6 +189,8 @@ class Router:
         """
         from router.memory import untraced
 
+        if not options.get("patient"):
+            self.parts.engine.expect_answer()
         request, context = self.question(task, queries, **options)
         arm = parse_arm(options.get("arm", "auto")).arm
         behind = request.when == "background" and arm in ("auto", "ttt") and bool(task.demonstrations)
@@ -230,6 +234,7 @@ class Router:
         max_tokens: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         episode_id: str | None = None,
+        patient: bool = False,
         reuse: str | None = None,
     ) -> tuple[Request, Context]:
         """What `graph` needs to answer `queries`: the state's `request`, and the context. For `astream`, and for those
@@ -249,6 +254,7 @@ class Router:
                 then is given.
             max_tokens: of each answer, at most.
             should_stop: asked between slices of work; True ends training early and falls back to ICL.
+            patient: everybody else's answers go before this one.
             episode_id: names the episode in place of a random id; one that is there already is left as it is.
             reuse: `near` tries adapters of like tasks, `off` none (docs/reuse.md).
 
@@ -308,7 +314,15 @@ class Router:
         )
         deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s
         return request, Context(
-            parts.engine, parts.store, parts.policy, parts.costs, s, parts.owner, should_stop, deadline
+            parts.engine,
+            parts.store,
+            parts.policy,
+            parts.costs,
+            s,
+            parts.owner,
+            should_stop,
+            deadline,
+            patient,
         )
 
     def as_tool(self, **options: Any) -> StructuredTool:
@@ -316,6 +330,25 @@ class Router:
         from router.langchain import as_tool
 
         return as_tool(self, **options)
+
+    def outlive(self) -> int:
+        """For programs that go on where the last one ended, such as a server: keep on disk what is to be trained behind
+        answers, texts included, until it is done; and do what a process before this one has left. How much that is.
+
+        Raises:
+            StoreError: the data folder can't be written to.
+        """
+        from router.pending import Pending
+
+        folder = self.settings.data_path / "behind"
+        with translated(folder):
+            pending = Pending(folder, self.parts.engine.loaded.revision)
+        return self._behind.keep(pending)
+
+    @property
+    def done_behind(self) -> deque[Receipt]:
+        """Receipts of what was done behind answers, the oldest first; take off what you have read."""
+        return self._behind.done
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing trains behind earlier answers; False when `timeout_s` passed before that."""

@@ -2,7 +2,8 @@
 
 One task is asked behind once at a time, and not again until it has changed. A task that grew by
 demonstrations replaces the smaller one that is still trained for. Few are trained at once, since each has an
-optimiser in memory; the others wait their turn, and past a limit a task is left for its next query.
+optimiser in memory; the others wait their turn, and past a limit a task is left for its next query. With a
+`Pending`, what was not done when a process ended is taken up by the next one.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-from router.events import Event
+from router.events import Done, Event
+from router.pending import Pending
+from router.receipt import Receipt
 from ttt.errors import Cancelled
 from ttt.task import Query, Task, fingerprint
 
@@ -25,7 +28,7 @@ AT_ONCE = 4
 WAITING = 256
 """Tasks that are worked on or wait for that."""
 REMEMBERED = 1024
-"""Tasks that were looked at and are not looked at again."""
+"""Tasks that were looked at and are not looked at again; also the receipts that are kept for who asks."""
 STOP_S = 60.0
 """Seconds that a training is given to end at its next step."""
 
@@ -48,8 +51,22 @@ class Behind:
         self._free = asyncio.Semaphore(AT_ONCE)
         self._running: dict[str, _Work] = {}
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._pending: Pending | None = None
+        self._closing = False
+        self.done: deque[Receipt] = deque(maxlen=REMEMBERED)
+        """Receipts of what was done, the oldest first; whoever reads one may take it off."""
 
-    def start(self, task: Task, queries: Sequence[Query], options: Mapping[str, Any]) -> None:
+    def keep(self, pending: Pending) -> int:
+        """From now on keep on disk what is to be done, and do what others have left there; how much that is."""
+        self._pending = pending
+        found = list(pending.take())
+        for left in found:
+            self.start(left.task, left.queries, left.options, tries=left.tries)
+        return len(found)
+
+    def start(
+        self, task: Task, queries: Sequence[Query], options: Mapping[str, Any], *, tries: int = 1
+    ) -> None:
         """Decide about `task`, and train where that pays, unless that was done or is being done."""
         name, kind = fingerprint(task), f"{sorted(options.items(), key=lambda pair: pair[0])}"
         with self._lock:
@@ -71,6 +88,8 @@ class Behind:
                 self._work(name, kind, task, queries, options, stop), self._loop
             )
             self._running[name] = _Work(task, stop, future)
+            if self._pending is not None:
+                self._pending.add(task, queries, options, tries)
 
     @property
     def n_running(self) -> int:
@@ -83,12 +102,15 @@ class Behind:
         return not wait(futures, timeout_s).not_done
 
     def stop(self) -> None:
-        """End all trainings at their next step, and wait for that."""
+        """End all trainings at their next step, and wait for that; what is kept on disk stays there."""
+        self._closing = True
         with self._lock:
             for work in self._running.values():
                 work.stop.set()
         if not self.wait(STOP_S):
             log.warning("A training did not end within %g s; its lease ends by itself.", STOP_S)
+        if self._pending is not None:
+            self._pending.close()
 
     async def _work(
         self,
@@ -102,8 +124,11 @@ class Behind:
         try:
             async with self._free:
                 if not stop.is_set():
-                    async for _ in self._ask(task, queries, when="wait", should_stop=stop.is_set, **options):
-                        pass
+                    async for event in self._ask(
+                        task, queries, when="wait", should_stop=stop.is_set, patient=True, **options
+                    ):
+                        if isinstance(event, Done):
+                            self.done.append(event.receipt)
         except Cancelled as error:
             log.info("Training behind an answer ended early: %s", error)
         except Exception:  # nobody waits for it: what failed is told where the program tells such things
@@ -113,6 +138,12 @@ class Behind:
                 del self._running[name]
                 if stop.is_set():
                     self._seen.pop((name, kind), None)
+                if self._pending is None:
+                    pass
+                elif stop.is_set() and self._closing:  # an end in good order is no sign that this task kills
+                    self._pending.add(task, queries, options, tries=0)
+                else:
+                    self._pending.remove(task)
 
 
 def _grew(old: Task, new: Task) -> bool:

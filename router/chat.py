@@ -48,6 +48,8 @@ class Listener:
     router: Router
     on_event: Callable[[Event], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
+    on_reading: Callable[[Reading], None] = lambda _: None
+    """Gets how the conversation was understood, before it is answered."""
 
 
 @dataclass
@@ -62,6 +64,10 @@ class Costs:
         for step in receipt.steps:
             self.by_step[step.name] = self.by_step.get(step.name, 0.0) + step.seconds
 
+    def add_behind(self, receipt: Receipt) -> None:
+        """What nobody waited for."""
+        self.by_step["behind"] = self.by_step.get("behind", 0.0) + receipt.seconds
+
 
 class Chat:
     """One conversation at a time; `close` it before its router."""
@@ -71,6 +77,8 @@ class Chat:
         self.router, self.name = router, name
         self.costs = Costs()
         self.receipt: Receipt | None = None
+        self.understood: tuple[str, ...] = ()
+        """What was recognised in the messages so far, a sentence each."""
         self._open = AsyncExitStack()
         self._saver = router.run(self._open.enter_async_context(open_saver(router.settings.data_path)))
         self._graph: Any = _graph().compile(checkpointer=self._saver)
@@ -171,11 +179,12 @@ class Chat:
         found = self._kept(name)
         if found is None:
             raise NotFound(f"No conversation {name!r}; there are: {', '.join(self.names()) or 'none'}.")
-        self.name, self.talk, self.receipt = name, found, None
+        self.name, self.talk, self.receipt, self.understood = name, found, None, ()
 
     def begin(self) -> None:
-        """Forget what was said, under this name."""
-        self._keep(_new())
+        """Forget what was said and taught, under this name; preference and mode stay."""
+        self._keep({**_new(), "prefer": self.talk["prefer"], "when": self.talk["when"]})
+        self.receipt, self.understood = None, ()
 
     def close(self) -> None:
         self.router.run(self._open.aclose())
@@ -195,7 +204,10 @@ class Chat:
                 self.costs.add(event.receipt)
             on_event(event)
 
-        listener = Listener(self.router, follow, should_stop)
+        def read(reading: Reading) -> None:
+            self.understood = reading.understood
+
+        listener = Listener(self.router, follow, should_stop, read)
         try:
             state = self._do("ainvoke", talk, self._config(self.name), context=listener, durability="sync")
         except Exception:
@@ -246,6 +258,7 @@ async def _reply(state: Talk, runtime: Runtime[Listener]) -> dict[str, Any]:
     listener = runtime.context
     messages, own = _plain(state)
     reading = read_conversation(messages, own)
+    listener.on_reading(reading)
     task = _task(state, reading)
     if reading.query is None:
         if reading.latest is not None:

@@ -11,7 +11,7 @@ from policies.cost import CostModel
 from policies.types import Policy
 from router.settings import Settings
 from store import Store
-from ttt.engine import Engine
+from ttt.engine import Engine, Priority
 from ttt.train import Beginning
 
 
@@ -29,8 +29,15 @@ class Context:
     should_stop: Callable[[], bool] = lambda: False
     deadline: float = math.inf
     """`time.monotonic()` by which there must be an answer."""
+    patient: bool = False
+    """Whether everybody else's answers go before this one."""
     beginnings: dict[str, Beginning] = field(default_factory=dict)
     """Where the probe of an episode has left a training to go on."""
+
+    @property
+    def priority(self) -> Priority:
+        """Of the answer itself."""
+        return Priority.SIGNALS if self.patient else Priority.ANSWER
 
     @property
     def remaining_s(self) -> float:

@@ -138,7 +138,7 @@ def read_conversation(
     """
     own = own or {}
     instruction = "\n\n".join(m.content.strip() for m in messages if m.role == "system" and m.content.strip())
-    talk = _in_order(messages)
+    talk = _in_order(messages, own)
     turns: list[_Turn] = []
     told: list[Demonstration] = []
     words: list[str] = [instruction] if instruction else []
@@ -168,14 +168,17 @@ def read_conversation(
             turns.append(_Turn(query, reply.content, "given"))
         elif own[place + 1]:
             turns.append(_Turn(query, reply.content, "own", own[place + 1]))
-    shown = [Demonstration(t.input, t.output) for t in turns if t.source != "own"]
+    shown = [Demonstration(t.input, t.output) for t in turns if t.source != "own" and t.output.strip()]
     task = Task((*told, *shown), "\n\n".join(words))
     earlier = tuple((user.content, reply.content) for _, user, reply in talk if reply is not None)
     return Reading(task, None if asked is None else Query(asked, earlier), latest, (*notes, *_counts(turns)))
 
 
-def _in_order(messages: Sequence[Message]) -> list[tuple[int, Message, Message | None]]:
-    """User messages with their places and replies; the last one has no reply yet."""
+def _in_order(
+    messages: Sequence[Message], own: Mapping[int, str]
+) -> list[tuple[int, Message, Message | None]]:
+    """User messages with their places and replies; the last one has no reply yet. Only a reply of this router's
+    may be empty: a model can say nothing, and be corrected."""
     talk: list[tuple[int, Message, Message | None]] = []
     for place, message in enumerate(messages):
         if _SURROGATE.search(message.content):
@@ -185,7 +188,7 @@ def _in_order(messages: Sequence[Message]) -> list[tuple[int, Message, Message |
             )
         if message.role == "system":
             continue
-        if not message.content.strip():
+        if not message.content.strip() and place not in own:
             raise ConversationError(
                 f"Message {place + 1} of {len(messages)}, from the {message.role}, is empty; give it a text."
             )

@@ -196,10 +196,11 @@ def ttt_seconds(auto: Receipt, forced: Receipt | None) -> float:
     """What training and answering alone cost, whichever of the two receipts has the steps.
 
     An adapter that the guard vetoed is there already when training is asked for outright: its training is
-    in the router's receipt, its answers are in the other one.
+    in the router's receipt, its answers are in the other one. A training that went on from a probe has its first
+    steps there; always-TTT pays for them, too, but not for judging them.
     """
     receipts = [auto] if forced is None else [auto, forced]
-    return sum(_seconds(name, r) for name in ("train", "answer") for r in receipts)
+    return sum(r.training_s + _seconds("answer", r) for r in receipts)
 
 
 def _seconds(name: str, receipt: Receipt) -> float:

@@ -77,7 +77,7 @@ async def answer_calibrated(
     def score_batch(bench: Bench, chosen: Sequence[int]) -> None:
         from ttt.generate import Known, grow, score
 
-        with bench.slots.active(None):
+        with bench.wearing(None):
             asked = []
             for i in chosen:  # a question is read once for all labels
                 node = grow(begun.tree, begun.nodes[0], questions[i][:-1])

@@ -3,7 +3,8 @@
 Adapter choice is a property of the whole model, so only the owner thread touches it. Callers hand over
 *slices* (one decode batch, one training step), each of which chooses its adapter anew; between two
 slices anybody else's may run, answers before training. A long slice that leaves the model's own adapters alone
-lets answers run in its middle, too (`Bench.give_way`).
+lets answers run in its middle, too (`Bench.give_way`), and waits a moment for one that was announced
+(`Engine.expect_answer`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -33,6 +34,9 @@ T = TypeVar("T")
 
 MAX_ATTACHED = 8
 """Saved adapters kept attached for reuse; the least recently used that nobody is using goes first."""
+EXPECTED_S = 0.05
+"""Seconds that other work waits for an answer that was announced: what comes before its first slice, and between
+two of them, takes less unless the threads that prepare it have to share their processor with that work."""
 
 
 class Priority(IntEnum):
@@ -54,31 +58,45 @@ class Bench:
     decoding: Decoder | None
     """The same in the type that decodes faster."""
     give_way: Callable[[Priority], float] = lambda _: 0.0
-    """Runs the slices that wait and go before this priority, now; how many seconds they took. Not within
-    `slots.active`: they choose adapters of their own."""
+    """Runs the slices that wait and go before this priority, now, and waits for one that is expected; how many
+    seconds that took. Only in slices that do not run the model itself: those others choose adapters of their own."""
+    clock: Callable[[], float] = time.perf_counter
+    """Seconds, without those given away."""
+
+    def wearing(self, adapter: str | None) -> AbstractContextManager[object]:
+        """What has to be around a pass of `runner(adapter)`: the model itself wears the adapter, where it runs."""
+        if self.decoder is not None and (adapter is None or self.slots.prefix(adapter) is not None):
+            return nullcontext()
+        return self.slots.active(adapter)
 
     def fused_lora(self, adapter: str) -> dict[str, Plain] | None:
         """The adapter's weights where both it and the model can run fused, else None."""
         lora = self.slots.plain(adapter)
         return lora if lora and self.decoder is not None and self.decoder.covers(lora) else None
 
-    def runner(self, adapter: str | None) -> Runner:
-        """A fresh cache for the model as it is, or with an adapter (merged into a copy where it can be)."""
+    def runner(self, adapter: str | None, priority: Priority = Priority.ANSWER) -> Runner:
+        """A fresh cache for the model as it is, or with an adapter (merged into a copy where it can be); passes of a
+        lower `priority` than answers give way between their layers, where those are fused."""
         from ttt.runner import DecoderRunner, TransformersRunner
+
+        def between() -> None:
+            if priority > Priority.ANSWER:
+                self.give_way(priority)
 
         prefix = None if adapter is None else self.slots.prefix(adapter)
         if prefix is not None and self.decoder is not None:
-            return DecoderRunner(self.decoder, self.decoding, prefix.kv)
+            return DecoderRunner(self.decoder, self.decoding, prefix.kv, between)
         if self.decoder is None:
             return TransformersRunner(self.loaded.model)
         if adapter is None:
-            return DecoderRunner(self.decoder, self.decoding)
+            return DecoderRunner(self.decoder, self.decoding, between=between)
         lora = self.fused_lora(adapter)
         if lora is None:
             return TransformersRunner(self.loaded.model)
         merged = self.decoder.merged(lora)
         wide = self.decoding is not None and self.decoding is not self.decoder
-        return DecoderRunner(merged, self.decoding.merged(lora) if wide and self.decoding else merged)
+        decoding = self.decoding.merged(lora) if wide and self.decoding else merged
+        return DecoderRunner(merged, decoding, between=between)
 
 
 class Engine:
@@ -96,12 +114,15 @@ class Engine:
         decoder = read(loaded.model)
         remembered = default_cache_dir() / "decoding.json"
         decoding = None if decoder is None else decoding_decoder(decoder, remembered)
-        self._bench = Bench(loaded, AdapterSlots(loaded.model), decoder, decoding, self._give_way)
+        self._bench = Bench(
+            loaded, AdapterSlots(loaded.model), decoder, decoding, self._give_way, self._clock
+        )
         self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._count = itertools.count()
         self._attached: dict[str, None] = {}
         self._in_use: dict[str, int] = {}
         self._closed = False
+        self._given_s = self._expected = 0.0
         self.busy_s = 0.0
         """Seconds that the owner thread has spent in slices so far."""
         self._thread = threading.Thread(target=self._work, name="ttt-engine", daemon=True)
@@ -125,8 +146,14 @@ class Engine:
             except BaseException as error:  # handed to the caller, who waits on the future
                 future.set_exception(error)
 
+        if priority == Priority.ANSWER:
+            self._expected = 0.0
         self._queue.put((int(priority), next(self._count), run))
         return future
+
+    def expect_answer(self) -> None:
+        """Announce a slice of an answer: what else runs makes room for it at once, and not only when it comes."""
+        self._expected = time.monotonic() + EXPECTED_S
 
     async def run(self, slice_: Callable[[Bench], T], priority: Priority = Priority.ANSWER) -> T:
         """Queue one slice and wait for its result."""
@@ -173,15 +200,21 @@ class Engine:
     def _give_way(self, priority: Priority) -> float:
         started = time.perf_counter()
         while True:
+            wait_s = self._expected - time.monotonic()
             try:
-                first = self._queue.get_nowait()
+                first = self._queue.get(wait_s > 0, max(wait_s, 0.0))
             except queue.Empty:
                 break
             if first[0] >= priority or first[2] is None:
                 self._queue.put(first)
                 break
             first[2]()
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self._given_s += seconds
+        return seconds
+
+    def _clock(self) -> float:
+        return time.perf_counter() - self._given_s
 
     def _work(self) -> None:
         while True:

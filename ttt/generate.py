@@ -104,6 +104,7 @@ def decode(
     should_stop: Callable[[], bool] = lambda: False,
     step_seconds: list[float] | None = None,
     emit: Callable[[int, str], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Generation]:
     """Greedy continuations of questions, each below its own parent node; finished rows leave the batch at once.
 
@@ -117,7 +118,7 @@ def decode(
     for _ in range(max_new_tokens):
         if not live or should_stop():
             break
-        started = time.perf_counter()
+        started = clock()
         logits = torch.stack([rows_[-1] for rows_ in tree.append(steps)])  # (live, vocabulary)
         top = torch.log_softmax(logits, dim=-1).topk(2, dim=-1)
         for row, best, pair in zip(live, top.indices[:, 0].tolist(), top.values.tolist(), strict=True):
@@ -128,7 +129,7 @@ def decode(
             if emit is not None and not row.finished:
                 emit(rows.index(row), row.text)
         if step_seconds is not None:
-            step_seconds.append(time.perf_counter() - started)
+            step_seconds.append(clock() - started)
         live = [row for row in live if not row.finished]
         steps = [Append(row.node, row.ids[-1:], keep=1) for row in live]
     return [row.result() for row in rows]

@@ -226,18 +226,20 @@ async def run_prompts(
         return should_stop() or time.monotonic() > until
 
     def start(bench: Bench) -> Prefixes | None:
-        started = time.perf_counter()
+        started = bench.clock()
         if time.monotonic() > until:
             return None
-        with bench.slots.active(adapter):
-            begun = Prefixes(bench, fmt, [p.prefix for p in prompts], adapter)
+        with bench.wearing(adapter):
+            begun = Prefixes(bench, fmt, [p.prefix for p in prompts], adapter, priority)
         taken = begun.tree.n_begun + max((len(q) for _, q in asked), default=0) + budget
         if begun.tree.n_begun and taken > engine.loaded.context_length:
             raise ContextOverflow(
                 f"The trained prefix, the longest query and its answer take up to {taken} tokens, but the model's "
                 f"context holds {engine.loaded.context_length}; shorten the query or answer by another arm."
             )
-        passes.reading.append(time.perf_counter() - started)
+        passes.reading.append(bench.clock() - started)
+        if priority == Priority.ANSWER:
+            engine.expect_answer()
         return begun
 
     begun = await engine.run(start, priority)
@@ -251,8 +253,8 @@ async def run_prompts(
         told = None if emit is None else _Sure(fmt, chosen, emit)
         rows = [(begun.nodes[asked[i][0]], asked[i][1]) for i in chosen]
         seconds: list[float] = []
-        with bench.slots.active(adapter):
-            found = decode(begun.tree, rows, begun.stopper, budget, cut_off, seconds, told)
+        with bench.wearing(adapter):
+            found = decode(begun.tree, rows, begun.stopper, budget, cut_off, seconds, told, bench.clock)
             begun.tree.rewind(begun.mark)
         passes.reading.extend(seconds[:1])
         passes.steps.extend(seconds[1:])
@@ -322,12 +324,12 @@ async def leave_one_out(
             raise Cancelled("Leave-one-out was cancelled; ask again.")
 
         def plain(bench: Bench) -> T:
-            with bench.slots.active(None):
+            with bench.wearing(None):
                 return slice_(bench)
 
         return await engine.run(plain, priority)
 
-    root = await run(lambda bench: Prefixes(bench, fmt, [fmt.head()], None))
+    root = await run(lambda bench: Prefixes(bench, fmt, [fmt.head()], None, priority))
     leaves: dict[int, int] = {}
     level = [(root.nodes[0], list(range(len(segments))))]
     while level:
@@ -375,8 +377,8 @@ async def judge(
     def work(bench: Bench) -> Judged:
         from ttt.generate import Known, score
 
-        with bench.slots.active(adapter):
-            root = Prefixes(bench, fmt, [[*fmt.head(), *prefix]], adapter)
+        with bench.wearing(adapter):
+            root = Prefixes(bench, fmt, [[*fmt.head(), *prefix]], adapter, priority)
             known = [(root.nodes[0], Known(s.question, s.answer, fmt.ending)) for s in judged]
             scores = score(root.tree, known, root.stopper)
         return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
@@ -406,13 +408,18 @@ class Prefixes:
     prefix takes the place of each."""
 
     def __init__(
-        self, bench: Bench, fmt: PromptFormat, prefixes: Sequence[Sequence[int]], adapter: str | None
+        self,
+        bench: Bench,
+        fmt: PromptFormat,
+        prefixes: Sequence[Sequence[int]],
+        adapter: str | None,
+        priority: Priority = Priority.ANSWER,
     ) -> None:
         from ttt.generate import Stopper, grow
         from ttt.tree import TokenTree
 
         loaded = bench.loaded
-        self.tree = TokenTree(bench.runner(adapter))
+        self.tree = TokenTree(bench.runner(adapter, priority))
         if self.tree.n_begun:  # a trained prefix stands for all of them
             self.nodes = [TokenTree.ROOT] * len(prefixes)
         else:

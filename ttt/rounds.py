@@ -2,8 +2,8 @@
 
 A short step uses a processor badly. Steps of different adapters run as one pass of packed tokens, where
 each token meets its own task's adapter, and each training keeps its own optimiser, rate and end. Whoever
-trains alone has the round to himself. Between two rounds, and between the layers of a fused one, anybody's
-answers may run.
+trains alone has the round to himself. Between two rounds, between the layers of a fused one, and before each
+batch is drawn and each optimiser steps, anybody's answers may run.
 """
 
 from __future__ import annotations
@@ -97,6 +97,8 @@ class Rounds:
                 self._live.remove(member)
 
     def _round(self, bench: Bench) -> None:
+        from ttt.engine import Priority
+
         with self._lock:
             self._queued = False
             waiting = list(self._live)
@@ -105,6 +107,7 @@ class Rounds:
         for member in waiting:
             if group and tokens >= ROUND_TOKENS:
                 break
+            bench.give_way(Priority.TRAINING)
             try:
                 member.check()
                 batch = member.batch()
@@ -144,6 +147,7 @@ class Rounds:
         seconds = time.perf_counter() - started - given_s
         share = [sum(len(s.ids) for s in batch) for _, batch in group]
         for (member, batch), (loss, labelled), own in zip(group, found, share, strict=True):
+            bench.give_way(Priority.TRAINING)
             try:
                 result, more = member.done(loss, batch, labelled, seconds * own / sum(share))
             except Exception as error:  # as above

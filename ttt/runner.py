@@ -6,6 +6,7 @@ gets is decided once, when it is loaded; see `decoder.read`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,14 +69,19 @@ class DecoderRunner:
     """Through `Decoder`, with key and value buffers of our own."""
 
     def __init__(
-        self, decoder: Decoder, decoding: Decoder | None = None, prefix: Tensor | None = None
+        self,
+        decoder: Decoder,
+        decoding: Decoder | None = None,
+        prefix: Tensor | None = None,
+        between: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             decoding: the same weights in the type that decodes faster; runs passes of few tokens.
             prefix: keys and values to begin with, (layers, 2, kv heads, tokens, head size).
+            between: called between layers.
         """
-        self._decoder = decoder
+        self._decoder, self._between = decoder, between
         self._decoding = decoding = decoding or decoder
         n, shape = len(decoder.layers), (decoder.kv_heads, 0, decoder.head_size)
         self._keys = [torch.empty(shape, dtype=decoding.dtype, device=decoder.device) for _ in range(n)]
@@ -120,6 +126,8 @@ class DecoderRunner:
             masks[window] = masked(allowed, decoder.dtype, decoder.device)
 
         def look(index: int, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            with torch.inference_mode(False):
+                self._between()
             keys, values = self._keys[index], self._values[index]
             keys[:, start:end] = k.transpose(0, 1)
             values[:, start:end] = v.transpose(0, 1)

@@ -114,7 +114,7 @@ async def attached(engine: Engine, folders: Sequence[Path]) -> AsyncIterator[str
             yield names[0]
             return
         merged = f"merged-{uuid.uuid4().hex[:12]}"
-        await engine.run(lambda bench: bench.slots.merge(merged, names))
+        await engine.run(lambda bench: bench.slots.merge(merged, names), Priority.SIGNALS)
         try:
             yield merged
         finally:
@@ -132,4 +132,4 @@ async def begin_at(engine: Engine, adapter: str, recipe: Recipe) -> Beginning:
     def work(bench: Bench) -> Beginning:
         return Beginning(weights_like(bench, adapter, recipe), {}, ())
 
-    return await engine.run(work)
+    return await engine.run(work, Priority.SIGNALS)

@@ -3,7 +3,8 @@
 //     npm install --no-package-lock --prefix examples/node
 //     node examples/node/few_shot.mjs [http://127.0.0.1:8000/v1 [MODEL]]
 //
-// Prints one line of JSON for each: the answer, the arm that gave it, and its episode.
+// Prints one line of JSON for each: the answer, the arm that gave it, and its episode. Then corrects the first answer,
+// and asks for what is refused.
 
 import OpenAI from "openai";
 
@@ -49,6 +50,22 @@ for await (const chunk of stream) {
   usage = chunk.usage ?? usage;
 }
 console.log(JSON.stringify({ text, arm: account.arm, episode: account.episode_id, usage }));
+
+const corrected = await client.chat.completions.create({
+  ...asked,
+  messages: [
+    ...messages,
+    { role: "assistant", content: whole.choices[0].message.content },
+    { role: "user", content: "no, it should be 2007-07-07" },
+  ],
+});
+console.log(
+  JSON.stringify({
+    text: corrected.choices[0].message.content,
+    episode: corrected.ttt_router.episode_id,
+    demonstrations: corrected.ttt_router.n_demonstrations,
+  }),
+);
 
 try {
   await client.chat.completions.create({ ...asked, n: 2 });

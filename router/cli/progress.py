@@ -48,7 +48,14 @@ class Reporter:
                 BarColumn(bar_width=24),
                 TimeElapsedColumn(),
             )
-            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            # Nothing is redirected: what is printed meanwhile goes where it was printed to, at once.
+            self._progress = Progress(
+                *columns,
+                console=Console(stderr=True),
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
             self._progress.start()
         return self
 
@@ -74,6 +81,13 @@ class Reporter:
             self._progress.console.print(self._prefix + text, markup=False, highlight=False)
         else:
             self._print(text)
+
+    def rest(self) -> None:
+        """Nothing goes on: no live line until something begins again. The cursor is the caller's meanwhile."""
+        if self._progress is not None:
+            for task in self._progress.tasks:
+                self._progress.remove_task(task.id)
+            self._progress.stop()
 
     def event(self, event: Event) -> None:
         """Show one event of an answer; all but training steps stay."""
@@ -107,6 +121,7 @@ class Reporter:
             return
         if shown is not None:
             self._progress.remove_task(shown.id)
+        self._progress.start()
         self._progress.add_task(self._prefix + text, total=total, completed=done)
 
     def _print(self, text: str) -> None:

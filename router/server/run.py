@@ -23,6 +23,8 @@ from router.server.app import create_app
 from router.server.options import ServerOptions
 from router.settings import Settings
 
+log = logging.getLogger("ttt_router.server")
+
 
 class Server(uvicorn.Server):
     """Uvicorn that tells the service when it has to stop."""
@@ -74,6 +76,9 @@ async def _serve(router: Router, options: ServerOptions, on_start: Callable[[str
             await asyncio.sleep(0.02)
         if server.started:
             port = server.servers[0].sockets[0].getsockname()[1]
+            left = router.outlive()
+            if left:
+                log.info("%d task(s) that a server before this one did not finish are worked on.", left)
             on_start(f"http://{options.host if ':' not in options.host else f'[{options.host}]'}:{port}")
         await serving
 

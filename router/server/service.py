@@ -28,8 +28,8 @@ from ttt.task import Demonstration, Task
 
 FIRST_EVENT_S = 2.0
 """Seconds that a stream's status waits for the first thing that happens, so that errors get their own."""
-LATE = 1.02
-"""Seconds after which a client is told that its deadline was missed ÷ the deadline."""
+EARLY = 0.97
+"""Seconds after which an answer is cut short where it stands ÷ its deadline: it has to be sent, too."""
 log = logging.getLogger("ttt_router.server")
 
 
@@ -275,7 +275,7 @@ class Service:
     async def _ask(self, answering: Answering) -> None:
         asked, options = answering.asked, dict(answering.asked.options)
         if options["deadline_s"] is not None:
-            options["deadline_s"] -= time.monotonic() - asked.since
+            options["deadline_s"] = options["deadline_s"] * EARLY - (time.monotonic() - asked.since)
             if options["deadline_s"] <= 0:
                 raise too_late()
         assert asked.reading.query is not None
@@ -299,11 +299,11 @@ class Service:
         await self.memory.remember(asked.messages, asked.own, text, receipt.episode_id)
 
     def _told_when_late(self, answering: Answering) -> asyncio.TimerHandle | None:
-        """Tell the client soon after its deadline, however long what it waits for still takes."""
+        """Tell the client at its deadline that it was missed, however long what it waits for still takes."""
         deadline_s = answering.asked.options["deadline_s"]
         if deadline_s is None:
             return None
-        left_s = deadline_s * LATE - (time.monotonic() - answering.asked.since)
+        left_s = deadline_s - (time.monotonic() - answering.asked.since)
         return asyncio.get_running_loop().call_later(left_s, answering.events.put_nowait, too_late())
 
     def _stopping(self) -> bool:

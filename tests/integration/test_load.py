@@ -36,7 +36,6 @@ def test_many_clients_train_once_keep_deadlines_and_starve_none(tmp_path: Path) 
 
 
 def test_deadlines_that_can_not_be_kept_by_all_are_missed_by_little(tmp_path: Path) -> None:
-    """A tenth, and what reading 64 requests at the same moment may take on a slow machine."""
     many = figures("load.py", tmp_path, "--deadline", "1")["many tasks"]
-    assert many["worst_lateness"] <= 0.1 + 0.3, many
+    assert many["worst_lateness"] <= 0.1, many
     assert set(many["statuses"]) <= {"200", "422"}, many

@@ -115,3 +115,26 @@ def test_a_training_that_was_killed_begins_again_with_the_next_query_and_ends(
         assert say(url, talk[:], "uv", **again)["arm"] == "train:long"
         assert say(url, talk[:], "wx", **again)["arm"].startswith("reuse:")
     assert len(list((data / "adapters").glob("*/adapter_config.json"))) == 1
+
+
+def test_a_training_behind_an_answer_that_was_killed_is_taken_up_by_the_next_server_by_itself(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    talk = [{"role": "system", "content": TASK.instruction}]
+    for d in TASK.demonstrations:
+        talk += [{"role": "user", "content": d.input}, {"role": "assistant", "content": d.output}]
+    recipe = tmp_path / "long.toml"
+    recipe.write_text(RECIPE.format(steps=400))
+    data = tmp_path / "data"
+    behind = {"model": "ttt", "ttt_router": {"when": "background"}}
+    with serve(tiny_llama, data, "--recipe", str(recipe)) as (process, url):
+        assert say(url, talk[:], "uv", **behind)["arm"] == "icl"
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    assert len(list((data / "behind").glob("*/*.json"))) == 1
+    with serve(tiny_llama, data, "--recipe", str(recipe)) as (_, url):
+        until = time.monotonic() + 120
+        while list((data / "behind").glob("*/*.json")):
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        assert say(url, talk[:], "wx", **behind)["arm"].startswith("reuse:")

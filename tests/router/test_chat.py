@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -206,12 +207,14 @@ def test_the_terminal_chat_answers_on_stdout_and_obeys_commands(
     assert len(ran.out.splitlines()) == 1, "commands are told on stderr"
     for said in (
         "Nothing was answered yet.",
-        "The task has 1 demonstration(s) now.",
+        "Noted: the task has 1 demonstration now.",
+        "Message 1: 2 example(s) written as x -> y, and the query 'z'.",
         '"/demo cd" is no command, or lacks something',
         '"ab" => "ok"',
         '"x" => "1"',
         "icl answered 1 query in",
-        "1 answer(s) in this session",
+        "1 answer in this session",
+        'user       "Say:',
         "Noted as wrong.",
         "Noted: the task has 4 demonstrations now.",
         "Preference: fast.",
@@ -233,3 +236,31 @@ def test_the_end_of_input_ends_the_chat_and_the_next_one_goes_on(
     again = run("chat")
     assert "'last', 2 messages" in again.err and '"ab" => "ok"' in again.err
     assert main(["chat", "--mode", "later"]) == 2
+
+
+def test_replies_go_to_stdout_at_once_also_where_stderr_is_a_terminal(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """A live line on the terminal takes over what others print, unless it is told not to."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    program = "import sys; from router.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "chat", "--mode", "never", "--model", str(tiny_llama)]
+    told = os.environ | {"OMP_NUM_THREADS": "1", "TTT_ROUTER_DATA_DIR": str(tmp_path), "TERM": "xterm"}
+    with subprocess.Popen(
+        command, env=told, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b"/demo ab => ok\ncd\n/quit\n")
+        process.stdin.close()
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal whose other side has left
+            while piece := os.read(ours, 4096):
+                shown += piece
+        replied = process.stdout.read().decode()
+    os.close(ours)
+    assert process.returncode == 0
+    assert len(replied.splitlines()) == 1 and replied.strip()
+    assert "icl, " in shown.decode() and replied.strip() not in shown.decode()

@@ -127,11 +127,15 @@ def test_openais_client_for_javascript_reads_answers_streams_arms_episodes_and_e
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    whole, streamed, refused = map(json.loads, done.stdout.splitlines())
+    whole, streamed, corrected, refused = map(json.loads, done.stdout.splitlines())
     assert whole["arm"] == streamed["arm"] == "icl" and whole["text"] == streamed["text"]
     assert whole["header"] == whole["episode"] != streamed["episode"]
     assert whole["usage"] == streamed["usage"] and whole["usage"]["completion_tokens"] > 0
     for told in (whole, streamed):
         receipt = agent.explain(told["episode"])
         assert receipt.texts[0].startswith(told["text"]) and receipt.arm == "icl"
+    assert corrected["demonstrations"] == 3 and corrected["text"].startswith("Noted:")
+    assert corrected["episode"] in (whole["episode"], streamed["episode"]), "both gave the same answer"
+    (outcome,) = agent.parts.store.episodes.outcomes(corrected["episode"])
+    assert outcome.answer == "2007-07-07"
     assert refused == {"refused": 400, "param": "n", "name": "BadRequestError"}

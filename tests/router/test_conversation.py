@@ -160,3 +160,12 @@ def test_any_order_of_roles_is_either_read_or_refused_in_words(roles: list[str])
         assert not good
     else:
         assert good and len(reading.task.demonstrations) == len(spoken) // 2
+
+
+def test_an_empty_answer_of_ours_can_be_corrected_and_one_that_is_approved_teaches_nothing() -> None:
+    corrected = read_conversation(talk("ab", "", "no, it should be ok", "Noted.", "cd"), {1: "e", 3: ""})
+    assert corrected.task.demonstrations == (Demonstration("ab", "ok"),)
+    approved = read_conversation(talk("ab", "", "right"), {1: "e"})
+    assert approved.latest == Said("e", True, None) and not approved.task.demonstrations
+    with pytest.raises(ConversationError, match="Message 2 of 3, from the assistant, is empty"):
+        read_conversation(talk("ab", "", "cd"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from policies.baselines import AlwaysArm
+from policies.baselines import AlwaysArm, FixedThreshold
 from router.demo import run_demo, show_demo
 from router.demo_report import DemoReport, total_lines
 from router.errors import RouterError
@@ -24,6 +24,7 @@ from ttt.errors import Cancelled
 from ttt.recipes import CELLS
 
 TRAIN, STAY = AlwaysArm("train:standard"), AlwaysArm("icl")
+PROBE_THEN_TRAIN = FixedThreshold("probe_accuracy_before", -1.0, "above", "train:standard")
 LAST_STEP = f"Training: step {CELLS.steps} of {CELLS.steps}"
 SIZE: dict[str, Any] = {"families": ("shift", "lottery"), "n_demonstrations": 6, "n_queries": 3}
 
@@ -35,6 +36,11 @@ def settings(tiny_llama: Path) -> Settings:
 
 def seconds(receipt: Receipt, *names: str) -> float:
     return sum(s.seconds for s in receipt.steps if s.name in names)
+
+
+def begun_by_probe(receipt: Receipt) -> bool:
+    train = receipt.step("train")
+    return train is not None and bool(train.detail.get("of_these_by_probe"))
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -50,7 +56,8 @@ def check_sums(report: DemoReport) -> None:
         assert f.icl.seconds == pytest.approx(seconds(f.receipt, "icl"))
         assert f.router.seconds == pytest.approx(f.receipt.seconds)
         receipts = [f.receipt] + [r for r in (f.ttt_receipt,) if r is not None]
-        assert f.ttt.seconds == pytest.approx(sum(seconds(r, "train", "answer") for r in receipts))
+        begun = sum(r.step("probe").detail["training_s"] for r in receipts if begun_by_probe(r))
+        assert f.ttt.seconds == pytest.approx(begun + sum(seconds(r, "train", "answer") for r in receipts))
         assert sum(r.step("train") is not None for r in receipts) == 1, "an adapter is trained once"
     for point, ways in zip(
         report.points, zip(*((f.icl, f.ttt, f.router) for f in report.families), strict=True), strict=True
@@ -117,6 +124,15 @@ def test_where_the_router_trains_its_adapter_is_the_ttt_line_and_is_reused(
     assert "no training step" in told and "the same answers" in told
     assert any(LAST_STEP in line for line in lines)
     assert any(line.strip().startswith("Guard: the adapter is accepted") for line in lines)
+
+
+def test_what_a_probe_trained_is_paid_for_by_the_ttt_line(settings: Settings, tmp_path: Path) -> None:
+    report = run_demo(settings, tmp_path, lambda _: None, policy=PROBE_THEN_TRAIN, **SIZE)
+    check_sums(report)
+    begun = [f for f in report.families if begun_by_probe(f.receipt)]
+    assert begun
+    for f in begun:
+        assert f.ttt.seconds > seconds(f.receipt, "train", "answer")
 
 
 def test_where_the_router_stays_training_is_asked_for_outright(settings: Settings, tmp_path: Path) -> None:

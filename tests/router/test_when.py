@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ import pytest
 from router import behind, nodes
 from router.errors import RouterError
 from router.events import AnswerGrew, Decided, Done, ICLDone, TrainingStep
-from tests.router.conftest import LONG, QUERIES, TASK, TRUSTING, OpenRouter, ok_task, step_names
+from router.pending import MOST_TRIES, Pending
+from tests.router.conftest import LONG, QUERIES, QUICK, TASK, TRUSTING, OpenRouter, ok_task, step_names
 from ttt.errors import Cancelled
 from ttt.task import Query, Task
 from ttt.train import train_adapter
@@ -97,6 +100,57 @@ def test_few_tasks_train_behind_at_once_the_others_wait_and_past_a_limit_are_lef
     agent.ask(tasks[-1], QUERIES, when="background", arm="ttt")
     assert agent.settle(120)
     assert [r.arm for r in agent.history(100)].count("train:quick") == 6
+
+
+def test_what_trained_behind_when_a_router_closed_is_taken_up_by_the_next_that_outlives(
+    open_router: OpenRouter,
+) -> None:
+    first = open_router(recipe=LONG.name)
+    assert first.outlive() == 0
+    first.ask(TASK, [Query("uv", (("x", "y"),))], when="background", arm="ttt", recipe="quick")
+    first.ask(ok_task(5), QUERIES, when="background", arm="ttt")
+    living = open_router()
+    assert living.outlive() == 0, "its owner lives"
+    assert wait_for(lambda: "train:quick" in [r.arm for r in living.history(9)])
+    first.close()
+    assert len(living.history(9)) >= 3
+    left = Pending(first.settings.data_path / "behind", first.parts.engine.loaded.revision).take()
+    (work,) = left
+    assert work.task == ok_task(5) and work.tries == 1
+    assert work.options["recipe"] == (LONG, LONG) and [q.input for q in work.queries] == list(QUERIES)
+
+
+def test_a_task_over_which_processes_die_is_left_alone_and_so_is_another_models(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"arm": "auto", "recipe": (QUICK, QUICK), "seed": 0}
+    of_another = Pending(tmp_path, "other")
+    of_another.add(ok_task(4), [Query("x")], options)
+    of_another.close()
+    dead = Pending(tmp_path, "this")
+    dead.add(TASK, [Query("x")], options)
+    for tries in range(2, MOST_TRIES + 1):
+        dead.close()
+        dead = Pending(tmp_path, "this")
+        assert [left.tries for left in dead.take()] == [tries]
+    dead.close()
+    assert list(Pending(tmp_path, "this").take()) == []
+    assert f"{MOST_TRIES} processes ended in the middle of it" in caplog.text
+    damaged = Pending(tmp_path, "this")
+    damaged.add(TASK, [Query("x")], options)
+    (file,) = [f for f in tmp_path.glob("*/*.json") if json.loads(f.read_text())["revision"] == "this"]
+    file.write_text(file.read_text()[:50])
+    damaged.close()
+    assert list(Pending(tmp_path, "this").take()) == []
+    assert "can't be read" in caplog.text
+    assert [left.task for left in Pending(tmp_path, "other").take()] == [ok_task(4)]
+
+
+def wait_for(done: Callable[[], bool], seconds: float = 60.0) -> bool:
+    until = time.monotonic() + seconds
+    while not done() and time.monotonic() < until:
+        time.sleep(0.05)
+    return done()
 
 
 def test_closing_ends_what_trains_behind(open_router: OpenRouter) -> None:

@@ -49,6 +49,43 @@ def test_answers_go_before_signals_and_signals_before_training(llama_engine: Eng
     assert order == [(p, i) for p in (Priority.ANSWER, Priority.SIGNALS, Priority.TRAINING) for i in range(3)]
 
 
+def test_what_gives_way_waits_for_an_announced_answer_but_not_for_ever(
+    llama_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    started = threading.Event()
+
+    def train(bench: Bench) -> None:
+        started.set()
+        bench.give_way(Priority.TRAINING)
+        order.append("training")
+
+    monkeypatch.setattr(engine_module, "EXPECTED_S", 60.0)
+    llama_engine.expect_answer()
+    training = llama_engine.submit(train, Priority.TRAINING)
+    assert started.wait(10)
+    llama_engine.submit(lambda bench: order.append("answer")).result(10)
+    training.result(10)
+    assert order == ["answer", "training"]
+    monkeypatch.setattr(engine_module, "EXPECTED_S", 0.05)
+    llama_engine.expect_answer()
+    llama_engine.submit(train, Priority.TRAINING).result(10)
+
+
+async def test_an_answer_runs_between_the_layers_of_what_only_measures(
+    llama_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = letters_task(6)
+    idle, judged = await answer(llama_engine, task, QUERIES), await leave_one_out(llama_engine, task)
+    monkeypatch.setattr(engine_module, "EXPECTED_S", 60.0)
+    llama_engine.expect_answer()
+    measuring = asyncio.create_task(leave_one_out(llama_engine, task))
+    await asyncio.sleep(0.1)
+    assert not measuring.done()
+    assert await answer(llama_engine, task, QUERIES) == idle
+    assert await measuring == judged
+
+
 def test_all_work_is_done_on_one_thread_that_is_not_the_callers(llama_engine: Engine) -> None:
     found = {llama_engine.submit(lambda bench: threading.get_ident()).result(10) for _ in range(5)}
     assert len(found) == 1 and threading.get_ident() not in found
