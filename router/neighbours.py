@@ -21,14 +21,14 @@ from router.receipt import Step
 from router.reuse import demonstration_hashes, reference, verified
 from router.state import AdapterRef, Start, State
 from store import AdapterRow, Near
-from ttt.crossfit import MIN_DEMONSTRATIONS, folds, judge_folds
+from ttt.crossfit import MIN_DEMONSTRATIONS, folds
 from ttt.embedding import EMBEDDING, embed
 from ttt.errors import AdapterError, ContextOverflow
 from ttt.icl import Judged
 from ttt.recipes import Recipe, fitting
 from ttt.task import canonical_text
 from ttt.train import Beginning
-from ttt.warm import Check, attached, begin_at, check, shortened
+from ttt.warm import Check, attached, begin_at, check, judge_halves, shortened
 
 NEAREST = 0.85
 """Cosine from which on an adapter is tried by itself. On SmolLM2-135M the nearest of the same family had .93 to 1.00, the
@@ -264,7 +264,7 @@ class _Trial:
         }
         try:
             if self.base is None:
-                self.base = await judge_folds(context.engine, self.parts, (None, None))
+                self.base = await judge_halves(context.engine, self.parts, None)
             async with attached(context.engine, [Path(ref.folder) for _, ref in sound]) as name:
                 found = await check(context.engine, self.parts, self.base, name, seen)
                 if found is None:

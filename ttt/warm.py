@@ -15,13 +15,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult, Fold
 from ttt.engine import Bench, Engine, Priority
-from ttt.icl import Judged, judge
+from ttt.icl import Judged, Prefixes, shown_order
+from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe
 from ttt.train import Beginning
+
+if TYPE_CHECKING:
+    from ttt.generate import Score
 
 SOLVED = 0.5
 """Share of the base model's held-out negative log-probability that an adapter removes which answers as it is …"""
@@ -61,34 +65,57 @@ class Check:
         return "answers" if solved else "start"
 
 
+async def judge_halves(engine: Engine, parts: tuple[Fold, Fold], adapter: str | None) -> Judged:
+    """Every demonstration after the half that it is not in, as `crossfit.judge_folds` under one adapter: in one go,
+    so that it is merged into a copy of the base once, and not into the copy that decodes."""
+    whole = replace(parts[0].task, demonstrations=(*parts[0].task.demonstrations, *parts[0].held_out))
+    fmt = PromptFormat(engine.loaded.tokenizer, whole, as_turns=engine.loaded.as_turns)
+    head = fmt.head()
+    prefixes: list[list[int]] = []
+    asked = [[fmt.segment(d) for d in part.held_out] for part in parts]
+    for part, judged in zip(parts, asked, strict=True):
+        segments = [fmt.segment(d) for d in part.task.demonstrations]
+        room = engine.loaded.context_length - len(head) - max(map(len, judged))
+        prefixes.append([*head, *(t for i in shown_order(segments, room) for t in segments[i].ids)])
+
+    def work(bench: Bench) -> dict[int, Score]:
+        from ttt.generate import Known, score
+
+        with bench.wearing(adapter):
+            begun = Prefixes(replace(bench, decoding=None), fmt, prefixes, adapter, Priority.SIGNALS)
+            known = [
+                (node, Known(s.question, s.answer, fmt.ending))
+                for node, judged in zip(begun.nodes, asked, strict=True)
+                for s in judged
+            ]
+            found = score(begun.tree, known, begun.stopper)
+        return dict(zip((at for part in parts for at in part.positions), found, strict=True))
+
+    scores = await engine.run(work, Priority.SIGNALS)
+    in_order = [scores[i] for i in range(len(scores))]
+    return Judged(tuple(s.greedy for s in in_order), tuple(s.logprob_per_token for s in in_order))
+
+
 async def check(
     engine: Engine, parts: tuple[Fold, Fold], base: Judged, adapter: str, seen: Collection[int] = ()
 ) -> Check | None:
     """An attached adapter on the demonstrations of both halves, or None where too few are new to it.
 
-    The second half is not read where the first one shows that the adapter is worse than the base model.
-
     Args:
-        base: the base model on the same halves (`crossfit.judge_folds`).
+        base: the base model on the same halves (`judge_halves`).
         seen: positions of demonstrations that the adapter was trained on; they do not count.
     """
-    rows: dict[int, tuple[bool, float]] = {}
-    n = sum(len(part.positions) for part in parts)
-    if n - len(set(seen)) < MIN_DEMONSTRATIONS:
+    new = [i for i in range(len(base.logprob)) if i not in seen]
+    if len(new) < MIN_DEMONSTRATIONS:
         return None
-    for part in parts:
-        found = await judge(engine, part.task, part.held_out, adapter=adapter)
-        new = zip(part.positions, zip(found.correct, found.logprob, strict=True), strict=True)
-        rows |= {at: row for at, row in new if at not in seen}
-        if rows and not sum(row[1] - base.logprob[at] for at, row in rows.items()) > 0:
-            break
-    order = sorted(rows)
+    found = await judge_halves(engine, parts, adapter)
+    after = tuple(p if math.isfinite(p) else -math.inf for p in found.logprob)
     return Check(
         CrossFitResult(
-            tuple(base.correct[i] for i in order),
-            tuple(rows[i][0] for i in order),
-            tuple(base.logprob[i] for i in order),
-            tuple(rows[i][1] if math.isfinite(rows[i][1]) else -math.inf for i in order),
+            tuple(base.correct[i] for i in new),
+            tuple(found.correct[i] for i in new),
+            tuple(base.logprob[i] for i in new),
+            tuple(after[i] for i in new),
             0,
             0.0,
         )

@@ -28,7 +28,9 @@ from ttt.warm import Check
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NEAR: dict[str, Any] = {"reuse": "near", "arm": "ttt"}
-WORDS = Recipe("words", rank=4, alpha=8, learning_rate=1e-2, steps=12, probe_steps=2, stop_loss=0.0, sequence_tokens=256)
+WORDS = Recipe(
+    "words", rank=4, alpha=8, learning_rate=1e-2, steps=12, probe_steps=2, stop_loss=0.0, sequence_tokens=256
+)
 """Gets the word right, although a tiny model's log-probability hardly moves."""
 
 

@@ -19,7 +19,7 @@ from ttt.icl import Judged
 from ttt.recipes import Recipe
 from ttt.task import Demonstration, Task
 from ttt.train import TrainRequest, train_adapter
-from ttt.warm import WARMUP, Check, attached, begin_at, check, shortened
+from ttt.warm import WARMUP, Check, attached, begin_at, check, judge_halves, shortened
 
 
 def same(n: int, word: str = "ok", first: int = 0) -> Task:
@@ -38,7 +38,7 @@ def trained(engine: Engine, folder: Path, task: Task, recipe: Recipe = STRONG, s
 def checked(engine: Engine, folders: Sequence[Path], task: Task, seen: Sequence[int] = ()) -> Check | None:
     async def work() -> Check | None:
         parts = folds(task, 0)
-        base = await judge_folds(engine, parts, (None, None))
+        base = await judge_halves(engine, parts, None)
         async with attached(engine, folders) as name:
             return await check(engine, parts, base, name, seen)
 
@@ -54,19 +54,18 @@ def test_an_adapter_of_the_same_rule_solves_unseen_demonstrations(
     assert not any(found.evidence.correct_before)
 
 
-def test_an_adapter_that_is_worse_on_one_half_is_not_read_on_the_other(
-    llama_engine: Engine, tmp_path: Path
-) -> None:
-    folder, task = trained(llama_engine, tmp_path / "a", same(6)), same(6, first=10)
+def test_both_halves_in_one_go_are_judged_as_one_by_one(engine: Engine, tmp_path: Path) -> None:
+    folder, parts = trained(engine, tmp_path / "a", letters_task(7)), folds(letters_task(9, seed=1), 0)
 
-    async def work() -> Check | None:
-        async with attached(llama_engine, [folder]) as name:
-            perfect = Judged((True,) * 6, (-0.01,) * 6)
-            return await check(llama_engine, folds(task, 0), perfect, name)
+    async def work() -> None:
+        async with attached(engine, [folder]) as name:
+            for adapter in (None, name):
+                at_once = await judge_halves(engine, parts, adapter)
+                apart = await judge_folds(engine, parts, (adapter, adapter))
+                assert at_once.correct == apart.correct
+                assert at_once.logprob == pytest.approx(apart.logprob, abs=1e-4)
 
-    found = asyncio.run(work())
-    assert found is not None and found.use == "none"
-    assert len(found.evidence.correct_after) == 3
+    asyncio.run(work())
 
 
 def test_demonstrations_that_it_has_learned_from_do_not_count(llama_engine: Engine, tmp_path: Path) -> None:
