@@ -8,6 +8,7 @@ of work meanwhile. Each case is a task of ten demonstrations with one query:
 - `icl`: a new task, `arm="icl"`;
 - `auto`: a new task, left to a policy that stays with ICL and needs no signals for that;
 - `auto, all signals`: the same, but everything is measured first;
+- `near`: a new task, for which adapters of like tasks are looked up (`reuse="near"`; none is near enough to be tried);
 - `hit`: a task whose adapter was accepted before; four of them in turn.
 
 Each is measured on an empty database and on one filled with episodes and adapters (SQLite, rows as real ones are,
@@ -24,17 +25,19 @@ import argparse
 import cProfile
 import hashlib
 import json
+import math
 import os
 import platform
 import pstats
 import random
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +51,7 @@ from router.agent import Router  # noqa: E402
 from router.reuse import demonstration_hashes  # noqa: E402
 from router.settings import Settings  # noqa: E402
 from store import AdapterKey  # noqa: E402
+from ttt.embedding import EMBEDDING, embed  # noqa: E402
 from ttt.measure import task_size  # noqa: E402
 from ttt.recipes import recipe  # noqa: E402
 from ttt.task import Demonstration, Query, Task, fingerprint  # noqa: E402
@@ -62,7 +66,7 @@ POOR_S = 1e-6
 HITS = 4
 BATCH = 5000
 GOAL_MEDIAN_MS, GOAL_P99_MS, GOAL_HELP_S = 15.0, 40.0, 1.0
-CASES = ("icl", "auto", "auto, all signals", "hit")
+CASES = ("icl", "auto", "auto, all signals", "near", "hit")
 
 
 def tiny_model(folder: Path) -> Path:
@@ -171,7 +175,9 @@ def fill(router: Router, n_episodes: int, n_adapters: int) -> None:
             yield i, AdapterKey(names[i], revision, template, made_with, 0)
 
     def adapters() -> Iterator[dict[str, Any]]:
-        report = json.dumps({"losses": [rng.random() for _ in range(64)], "seconds": 31.5, "tokens": 41_000})
+        made_with = asdict(recipe("standard", new_task(rng)))
+        losses = [rng.random() for _ in range(64)]
+        report = json.dumps({"recipe": made_with, "losses": losses, "seconds": 31.5, "tokens": 41_000})
         for i, key in keys():
             yield {
                 "key_hash": key.hash,
@@ -198,6 +204,18 @@ def fill(router: Router, n_episodes: int, n_adapters: int) -> None:
                     "n_demonstrations": len(drawn[i]),
                 }
 
+    def embeddings() -> Iterator[dict[str, Any]]:
+        size = len(router.run(embed(router.parts.engine, new_task(rng))))
+        for _, key in keys():
+            vector = [rng.gauss(0.0, 1.0) for _ in range(size)]
+            length = math.hypot(*vector)
+            yield {
+                "key_hash": key.hash,
+                "space": f"{EMBEDDING} {key.base_revision} {key.template}",
+                "vector": struct.pack(f"<{size}f", *(v / length for v in vector)),
+                "seen_inputs": json.dumps([key.hash[i : i + 32] for i in range(SHOWN)]),
+            }
+
     def write(connection: Connection, name: str, rows: Iterator[dict[str, Any]]) -> None:
         while batch := list(islice(rows, BATCH)):
             into = table(name, *map(column, batch[0]))  # without types: JSON is written as it is
@@ -213,6 +231,7 @@ def fill(router: Router, n_episodes: int, n_adapters: int) -> None:
             ("episodes", episodes()),
             ("adapters", adapters()),
             ("adapter_demonstrations", index()),
+            ("adapter_embeddings", embeddings()),
         ):
             with connection.begin():
                 write(connection, name, rows)
@@ -242,8 +261,9 @@ class Cases:
         """Seconds beside the model."""
         router, engine = self.router, self.router.parts.engine
         task = self.known[number % HITS] if case == "hit" else new_task(self.rng)
-        router.parts = self.measuring if case == "auto, all signals" else self.deciding
+        router.parts = self.measuring if case in ("auto, all signals", "near") else self.deciding
         asked, options = query(self.rng), {"arm": "icl" if case == "icl" else "auto"}
+        options["reuse"] = "near" if case == "near" else "off"
         busy, started = engine.busy_s, time.perf_counter()
         receipt = router.ask(task, asked, **options)
         seconds = time.perf_counter() - started - (engine.busy_s - busy)

@@ -17,7 +17,7 @@ headroom is measured on a handful of demonstrations: ten of ten right may still 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from policies.checks import check_finite
 from policies.errors import PolicyError
@@ -95,9 +95,21 @@ class GainModel:
         low = share - (self.probe_z if signals.probed else self.prior_z) * sd
         return Gain(room * _clip(share), room * _clip(low), room * self.optimistic_share, room)
 
-    def estimate_reuse(self, signals: Signals) -> Gain:
-        """Gain of answering with a checked adapter that exists already."""
+    def estimate_reuse(self, signals: Signals, checked: bool = False) -> Gain:
+        """Gain of answering with a checked adapter that exists already.
+
+        Args:
+            checked: the probe's signals are those of its check; they then say what it wins, with nothing to be
+                extrapolated as from a short training.
+
+        Raises:
+            PolicyError: `checked`, but one of these signals is missing.
+        """
         room = headroom(signals)
+        if checked:
+            share, sd = replace(self, logprob_weight=1.0)._from_probe(signals)
+            low = _clip(share - self.probe_z * sd)
+            return Gain(room * _clip(share), room * low, room * self.optimistic_share, room)
         return Gain(room * self.reuse_share, room * self.reuse_share_low, room * self.optimistic_share, room)
 
     def _from_probe(self, signals: Signals) -> tuple[float, float]:

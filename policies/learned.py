@@ -131,7 +131,10 @@ class Learned:
         )
 
     def _reuse(self, situation: Situation, arm: ArmName) -> _Option:
-        gain, seconds = self.rule.gain.estimate_reuse(situation.signals), further_seconds(situation, arm)
+        gain, seconds = (
+            self.rule.gain.estimate_reuse(situation.signals, situation.reuse_checked),
+            further_seconds(situation, arm),
+        )
         net = gain.low * _value(situation) - seconds
         return _Option("answer", arm, net, gain.expected, gain.low, seconds, None, (), 0.0)
 

@@ -76,7 +76,9 @@ class Rule:
 
         choices: list[tuple[float, ArmName, Gain]] = []
         if reuse is not None:
-            choices.append(self._choice(situation, reuse, self.gain.estimate_reuse(signals)))
+            choices.append(
+                self._choice(situation, reuse, self.gain.estimate_reuse(signals, situation.reuse_checked))
+            )
         if train is not None and not why_not:
             choices.append(self._choice(situation, train, self.gain.estimate(signals)))
         if not choices and (train is None or few):
@@ -103,7 +105,10 @@ class Rule:
         best = self.gain.estimate(signals).optimistic
         sure_s = 0.0
         if reuse is not None:
-            sure_s = max(0.0, self._choice(situation, reuse, self.gain.estimate_reuse(signals))[0])
+            sure_s = max(
+                0.0,
+                self._choice(situation, reuse, self.gain.estimate_reuse(signals, situation.reuse_checked))[0],
+            )
         best_s = best * _expected_queries(situation) * situation.worth_s
         return best_s - (costs.probe_s + costs.train_s + costs.answer_s) > sure_s
 

@@ -94,6 +94,9 @@ class Situation:
     probe_feasible: bool
     worth_s: float
     """Seconds of compute that one more correct answer is worth."""
+    reuse_checked: bool = False
+    """Whether what the signals call the probe is the check of the very adapter that may be reused, on demonstrations
+    that it has not seen; training then begins at it."""
 
 
 @dataclass(frozen=True, slots=True)

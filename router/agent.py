@@ -198,11 +198,17 @@ class Router:
             stream: Any = self.graph.astream({"request": request}, context=context, stream_mode="custom")
             async for event in stream:
                 if behind and isinstance(event, Done) and not event.receipt.adapter:
-                    again = {"arm": arm, "worth_s": request.worth_s, "recipe": request.recipes}
+                    again: dict[str, Any] = {
+                        "arm": arm,
+                        "worth_s": request.worth_s,
+                        "recipe": request.recipes,
+                    }
                     again |= {"seed": request.seed, "expected_repeats": request.expected_repeats}
+                    again["reuse"] = "near" if request.reuse else "off"
                     self._behind.start(task, request.queries, {**again, "votes": 1})
                 elif isinstance(event, Done) and event.receipt.shadow:
                     shadow = {"arm": "ttt", "recipe": request.recipes, "seed": request.seed, "votes": 1}
+                    shadow |= {"reuse": "off"}
                     shadow |= {
                         "episode_id": f"{request.episode_id}{SHADOW}",
                         "max_tokens": request.max_tokens,
@@ -229,6 +235,7 @@ class Router:
         should_stop: Callable[[], bool] = lambda: False,
         episode_id: str | None = None,
         patient: bool = False,
+        reuse: str | None = None,
     ) -> tuple[Request, Context]:
         """What `graph` needs to answer `queries`: the state's `request`, and the context. For `astream`, and for those
         who run the graph inside one of their own, where nothing trains in the background.
@@ -249,6 +256,7 @@ class Router:
             should_stop: asked between slices of work; True ends training early and falls back to ICL.
             patient: everybody else's answers go before this one.
             episode_id: names the episode in place of a random id; one that is there already is left as it is.
+            reuse: `near` tries adapters of like tasks, `off` none (docs/reuse.md).
 
         Raises:
             TaskError: no queries, a task that can't be used as given, or a recipe or augmentation that there is
@@ -276,6 +284,8 @@ class Router:
             raise RouterError(f"arm={arm!r} trains and when='never' forbids it; give one of them.")
         if deadline_s is not None and not 0 < deadline_s < math.inf:
             raise RouterError(f"deadline_s is {deadline_s}; it must be a number of seconds above 0.")
+        if reuse not in (None, "off", "near"):
+            raise RouterError(f"reuse is {reuse!r}; it must be off or near.")
         if max_tokens is not None and max_tokens < 1:
             raise RouterError(f"max_tokens is {max_tokens}; it must be at least 1.")
         wanted = way.votes or (s.votes if votes is None else votes)
@@ -299,6 +309,7 @@ class Router:
             when,
             max_tokens,
             way.shots,
+            (reuse or s.reuse) == "near",
             way.calibrated,
         )
         deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s

@@ -93,7 +93,7 @@ def collect(
     asked = _asked(options)
     drawn = sorted(draw(paths, asked), key=lambda one: one.seed)
     there = rows_there(options.out)
-    settings = replace(settings, signals="all")
+    settings = replace(settings, signals="all", reuse="off")
     added, failed = 0, []
     with (
         tempfile.TemporaryDirectory(prefix="ttt-router-collect-") as own,

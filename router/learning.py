@@ -55,6 +55,9 @@ def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
         if episode.signals_version != SIGNALS_VERSION:
             left_out[f"has version {episode.signals_version} of the signals"] += 1
             continue
+        if _from_others(episode):
+            left_out["rests on adapters of other tasks, not on a probe"] += 1
+            continue
         known = judged(said)
         left_out["holds outcomes that contradict one another (the stronger source counts)"] += any(
             j.contradicted for j in known.values()
@@ -96,6 +99,12 @@ def judged(said: Sequence[OutcomeRow]) -> dict[int, Judged]:
         contradicted = any(outcome.value != best.value for outcome in last.values())
         found[query] = Judged(best.value, best.answer, contradicted)
     return found
+
+
+def _from_others(episode: EpisodeRow) -> bool:
+    """Whether the evidence is that of other tasks' adapters: what they do says other things than a short training."""
+    steps = episode.receipt.get("steps", ())
+    return any(s["name"] == "neighbours" and s["detail"].get("chosen", "nothing") != "nothing" for s in steps)
 
 
 def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: int) -> TaskOutcome | None:

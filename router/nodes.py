@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,12 +18,14 @@ from router import signals as measured
 from router.arms import shown, taken
 from router.context import Context
 from router.episodes import answered, episode_of, receipt_of
+from router.neighbours import learned_from, may_start, remember, seek_start
 from router.probing import search_first, seek
 from router.receipt import Step
 from router.reuse import (
     LEASE_S,
     adapter_key,
-    demonstration_hashes,
+    adapter_keys,
+    from_start,
     lease_or_adapter,
     reference,
     subset_candidate,
@@ -79,13 +81,14 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     hit = candidate = None
     steps = []
     if request.arm in ("auto", "ttt") and state["task"].demonstrations:
-        row = adapters.find(adapter_key(state, runtime.context))
-        if row is not None and (row.accepted or request.arm == "ttt"):
-            hit, note = verified(row, runtime.context)
-            notes += note
-            if hit is not None:
-                adapters.touch(row)
-                runtime.stream_writer(events.CacheHit(hit.content_hash))
+        for key in adapter_keys(state, runtime.context):
+            row = adapters.find(key)
+            if hit is None and row is not None and (row.accepted or request.arm == "ttt"):
+                hit, note = verified(row, runtime.context)
+                notes += note
+                if hit is not None:
+                    adapters.touch(row)
+                    runtime.stream_writer(events.CacheHit(hit.content_hash))
         steps.append(Step("look-up", time.perf_counter() - started, {"hit": hit is not None}))
         if hit is None and request.arm == "auto":
             candidate, more = await subset_candidate(state, runtime.context)
@@ -99,7 +102,9 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
 def after_look_up(state: State) -> str:
     if state["hit"] is not None:
         return "answer"
-    return "decide" if state["request"].arm == "ttt" else "icl"
+    if state["request"].arm != "ttt":
+        return "icl"
+    return "neighbours" if may_start(state) else "decide"
 
 
 async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
@@ -193,6 +198,21 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     return {"signals": complete, "steps": [Step("signals", seconds, detail)], "notes": notes}
 
 
+def after_signals(state: State) -> str:
+    """Other tasks' adapters are tried where training could pay, or is not waited for."""
+    skipped = "skipped" in state["steps"][-1].detail and state["request"].when == "wait"
+    tried = may_start(state) and state["candidate"] is None and not skipped
+    return "neighbours" if tried else "decide"
+
+
+async def neighbours(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    """Adapters of like tasks, tried on this task's demonstrations: to answer, or to begin a training at."""
+    update = await seek_start(state, in_time(state, runtime.context))
+    if update.get("evidence") is not None and "signals" in state:
+        update["signals"] = measured.with_probe(state["signals"], update["evidence"])
+    return update
+
+
 async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Ask the policy, or obey the caller's arm."""
     context, request = runtime.context, state["request"]
@@ -204,6 +224,9 @@ async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         state = {**state, "signals": unmeasured}
     here = measured.situation(state, context.costs, recipe, context.remaining_s)
     forced = {"icl": "icl", "ttt": f"train:{recipe.name}", "zero-shot": "zero-shot"}.get(request.arm)
+    solved = state.get("candidate") if state.get("solved") else None
+    if solved is not None:
+        forced = f"reuse:{solved.content_hash[:12]}"
     decision = AlwaysArm(forced).decide(here) if forced else context.policy.decide(here)
     runtime.stream_writer(events.Decided(decision))
     update: dict[str, Any] = {"decisions": [decision], "signals": state["signals"]}
@@ -252,6 +275,9 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Train the adapter and publish it, once however many ask for it at the same time."""
     context, request, started = in_time(state, runtime.context), state["request"], time.perf_counter()
     recipe, key = state.get("chosen") or fitting(request.recipes, state["task"]), adapter_key(state, context)
+    begun_at = state.get("start")
+    if begun_at is not None:
+        key = from_start(key)
     before: dict[str, Any] = {"steps": []}
     lease: Lease | None = None
     beat = time.monotonic()
@@ -288,8 +314,12 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             tokens, spent_s = tokens + report.tokens, spent_s + report.seconds
             plain: dict[str, Any] = {"recipe": asdict(recipe), "losses": list(report.losses)}
             plain |= {"seconds": spent_s, "tokens": tokens}
-            hashes = demonstration_hashes(state["task"])
+            if begun_at is not None:
+                plain["start"] = list(begun_at.adapters)
+            hashes = learned_from(state)
             row = context.store.adapters.publish(key, staged, plain, hashes, accepted=False, lease=lease)
+        if may_start(state):
+            await remember(state, context, row)
     except TrainingFailed as error:
         seconds = time.perf_counter() - started
         if request.arm == "ttt":
@@ -339,7 +369,7 @@ async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             verdict = Verdict(False, f"There is no evidence to judge it by: {error}", 0)
     else:
         verdict = _verdict(evidence, state)
-    row = context.store.adapters.find(adapter_key(state, context))
+    row = context.store.adapters.find(replace(adapter_key(state, context), recipe=trained.recipe))
     if row is not None:
         context.store.adapters.set_accepted(row, verdict.accept)
     runtime.stream_writer(events.GuardDone(verdict.accept, verdict.reason))
@@ -424,7 +454,12 @@ def _verdict(evidence: Any, state: State) -> Verdict:
     trained = state["trained"]
     losses = trained.losses if trained is not None else ()
     k = min(SMOOTHED_STEPS, len(losses))
-    summary = TrainingSummary(len(losses), sum(losses[:k]) / max(k, 1), sum(losses[-k:]) / max(k, 1))
+    first, last = (sum(part) / max(k, 1) for part in (losses[:k], losses[-k:]))
+    if (
+        state.get("start") is not None
+    ):  # low from the first step on: what it must not rise above is the base model's
+        first = max(first, -sum(evidence.logprob_before) / len(evidence.logprob_before))
+    summary = TrainingSummary(len(losses), first, last)
     pairs = CrossFit(
         evidence.correct_before, evidence.correct_after, evidence.logprob_before, evidence.logprob_after
     )

@@ -19,8 +19,8 @@ class Step:
     """One thing that was done, and what it cost."""
 
     name: str
-    """`look-up`, `icl`, `signals`, `reuse-check`, `probe`, `search`, `train`, `guard`,
-    `answer`, `vote`."""
+    """`look-up`, `icl`, `signals`, `reuse-check`, `neighbours`, `probe`, `search`, `train`,
+    `guard`, `answer`, `vote`."""
     seconds: float
     detail: Mapping[str, Any] = field(default_factory=dict)
 
@@ -118,12 +118,12 @@ class Receipt:
 
     @property
     def training_s(self) -> float:
-        """Seconds of a whole training: of its step, of a search before it, and of what a probe has done for it; 0
-        where there was none."""
-        train, search, probe = (self.step(name) for name in ("train", "search", "probe"))
+        """Seconds of a whole training: of its step, of a search before it or of trying other tasks' adapters, and of
+        what a probe has done for it; 0 where there was none."""
+        train, search, probe, tried = (self.step(name) for name in ("train", "search", "probe", "neighbours"))
         if train is None:
             return 0.0
-        seconds = train.seconds + (search.seconds if search is not None else 0.0)
+        seconds = train.seconds + sum(step.seconds for step in (search, tried) if step is not None)
         if probe is not None and train.detail.get("of_these_by_probe"):
             seconds += probe.seconds if "tried" in probe.detail else float(probe.detail["training_s"])
         return seconds

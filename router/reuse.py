@@ -24,6 +24,8 @@ from ttt.task import Demonstration, Task, fingerprint
 LEASE_S = 30.0
 """A training owner that has not been heard of for so long has lost its right."""
 POLL_S = 0.25
+STARTED = "+start"
+"""Ends the recipe in the key of an adapter whose training began at other tasks' adapters."""
 
 
 def adapter_key(state: State, context: Context) -> AdapterKey:
@@ -35,6 +37,18 @@ def adapter_key(state: State, context: Context) -> AdapterKey:
         fitting(request.recipes, state["task"]).id,
         request.seed,
     )
+
+
+def adapter_keys(state: State, context: Context) -> list[AdapterKey]:
+    """Keys of adapters that are for exactly this question: of a training from nothing and, where adapters of like
+    tasks are tried, of one that began at such."""
+    key = adapter_key(state, context)
+    return [key, from_start(key)] if state["request"].reuse else [key]
+
+
+def from_start(key: AdapterKey) -> AdapterKey:
+    """The same, of a training that began at other tasks' adapters. At which ones, the row's report says."""
+    return replace(key, recipe=f"{key.recipe}{STARTED}")
 
 
 def verified(row: AdapterRow, context: Context) -> tuple[AdapterRef | None, list[str]]:

@@ -56,6 +56,9 @@ class Settings:
     """Seconds a task, in expectation, for trainings in the shadow of answers, to learn from; 0 explores nothing."""
     auto_revert: bool = False
     """Whether a policy whose gains stay below its promise is replaced by the one before it, when a router opens."""
+    reuse: str = "off"
+    """off, or near: adapters of like tasks are tried on a task's demonstrations before it is trained on, as answers and
+    as beginnings (docs/reuse.md)."""
     seed: int = 0
     tracing: bool = False
     """Whether LangSmith tracing may send prompts elsewhere when its environment variables ask for it."""
@@ -184,6 +187,8 @@ def _parse(key: str, value: Any, source: str) -> Any:
         raise SettingsError(f"{source} sets signals to {value!r}; it must be needed or all.")
     if key == "prompt" and value not in ("plain", "chat"):
         raise SettingsError(f"{source} sets prompt to {value!r}; it must be plain or chat.")
+    if key == "reuse" and value not in ("off", "near"):
+        raise SettingsError(f"{source} sets reuse to {value!r}; it must be off or near.")
     if key == "confidence" and isinstance(value, float) and value and not 0.5 <= value <= 0.999:
         raise SettingsError(f"{source} sets confidence to {value!r}; it must be 0, or between 0.5 and 0.999.")
     if key == "votes" and isinstance(value, int) and value < 1:

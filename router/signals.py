@@ -96,13 +96,13 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     training that this answer does not wait for."""
     request, size = state["request"], state["size"]
     n = size.n_demonstrations
-    probed = request.arm == "auto"
+    probed = request.arm == "auto" and state.get("start") is None
     trained = state.get("chosen") or recipe
     expected = expected_costs(costs, size, len(request.queries), trained, probed=probed)
     trains = n > 0 and request.when == "wait" and expected.train_s + expected.answer_s < remaining_s
     probes = trains and expected.probe_s + expected.train_s + expected.answer_s < remaining_s
     feasible = ["icl" if n else "zero-shot"]
-    candidate = state.get("candidate")
+    candidate, start = state.get("candidate"), state.get("start")
     if candidate is not None:
         feasible.append(f"reuse:{candidate.content_hash[:12]}")
     if trains or request.arm == "ttt":
@@ -113,4 +113,7 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
         feasible=tuple(feasible),
         probe_feasible=probes and n >= MIN_DEMONSTRATIONS and state.get("evidence") is None,
         worth_s=request.worth_s,
+        reuse_checked=candidate is not None
+        and start is not None
+        and start.adapters == (candidate.content_hash,),
     )

@@ -42,6 +42,8 @@ class Request:
     """Of each answer."""
     shots: int = 0
     """Demonstrations that in-context learning shows; 0 shows all that fit."""
+    reuse: bool = False
+    """Whether adapters of like tasks are tried."""
     calibrated: bool = False
     """Whether in-context learning answers by calibrated labels, where there is a closed set of them."""
 
@@ -58,6 +60,18 @@ class AdapterRef:
     """Of its training, step by step, nats per labelled token."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Other tasks' adapters that this task's training begins at."""
+
+    adapters: tuple[str, ...]
+    """Content hashes; of several it is the mean."""
+    demonstration_hashes: tuple[str, ...]
+    """Of all that they have learned from, and those that they began at."""
+    seen_inputs: tuple[str, ...]
+    """Hashes of these demonstrations' inputs."""
+
+
 class State(TypedDict, total=False):
     request: Request
     """As it came."""
@@ -68,14 +82,21 @@ class State(TypedDict, total=False):
     hit: AdapterRef | None
     """An adapter for exactly this task."""
     candidate: AdapterRef | None
-    """An adapter of a subset of the demonstrations that passed its check on the others."""
+    """An adapter of a subset of the demonstrations, or of a like task, that passed its check on those it has not
+    seen."""
+    embedding: tuple[float, ...]
+    """Where the task lies among others; see `ttt.embedding`."""
+    solved: bool
+    """Whether the candidate does so well that training asked for outright is left out."""
+    start: Start | None
+    """Where training begins, if not at nothing. `evidence` is then that of the check of these adapters."""
     icl: ICLResult | None
     signals: Signals
     decisions: Annotated[list[Decision], add]
     evidence: CrossFitResult | None
-    """Of the probe."""
+    """Of the probe, or of the check of other tasks' adapters."""
     chosen: Recipe | None
-    """What the search has found, where the recipe asks for one."""
+    """What the search has found, where the recipe asks for one; or how much training is left behind `start`."""
     trained: AdapterRef | None
     accepted: bool
     """What the guard said."""

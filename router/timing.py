@@ -64,7 +64,8 @@ def stands(state: State) -> bool:
     nothing can be reused; and no other views vote."""
     request = state["request"]
     forced = request.arm != "auto" or not state["task"].demonstrations
-    return request.votes == 1 and (forced or (request.when != "wait" and state["candidate"] is None))
+    waits = request.when == "wait" or request.reuse
+    return request.votes == 1 and (forced or (not waits and state["candidate"] is None))
 
 
 def grower(runtime: Runtime[Context]) -> Callable[[int, str], None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from store.adapters import AdapterKey, AdapterRow, Adapters, AdapterStats
 from store.database import DEFAULT_BUSY_TIMEOUT_S, Database
+from store.embeddings import Embeddings, Near
 from store.episodes import EpisodeRow, Episodes, OutcomeRow, TaskRow
 from store.errors import translated
 from store.leases import Lease, Leases
@@ -19,9 +20,11 @@ __all__ = [
     "AdapterKey",
     "AdapterRow",
     "AdapterStats",
+    "Embeddings",
     "EpisodeRow",
     "Episodes",
     "Lease",
+    "Near",
     "OutcomeRow",
     "PolicyVersionRow",
     "Store",
@@ -36,6 +39,7 @@ class Store:
     db: Database
     episodes: Episodes
     adapters: Adapters
+    embeddings: Embeddings
     leases: Leases
     policy_versions: PolicyVersions
 
@@ -56,7 +60,9 @@ class Store:
         except BaseException:
             db.close()
             raise
-        return cls(db, Episodes(db), Adapters(db, adapters_folder), Leases(db), PolicyVersions(db))
+        return cls(
+            db, Episodes(db), Adapters(db, adapters_folder), Embeddings(db), Leases(db), PolicyVersions(db)
+        )
 
     def close(self) -> None:
         """Close the database's connections."""

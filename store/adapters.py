@@ -72,7 +72,7 @@ class AdapterRow:
     """Whether the guard let it answer."""
     report: Mapping[str, Any]
     demonstration_hashes: tuple[str, ...]
-    """One per demonstration that it was trained on."""
+    """One per demonstration that it has learned from, those of adapters that it started from included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,12 @@ class Adapters:
         with self._db.read() as connection:
             found = connection.execute(select(adapters).where(adapters.c.key_hash == key.hash)).first()
         return None if found is None else _from_sql(found)
+
+    def find_hashed(self, key_hashes: Collection[str]) -> dict[str, AdapterRow]:
+        """Those adapters that are recorded, by the hash of their key."""
+        query = select(adapters).where(adapters.c.key_hash.in_(key_hashes))
+        with self._db.read() as connection:
+            return {row.key_hash: _from_sql(row) for row in connection.execute(query)}
 
     def find_exact(
         self, fingerprint: str, base_revision: str, template: str, recipe: str, seed: int

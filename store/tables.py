@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -107,6 +108,22 @@ adapter_demonstrations = Table(
     Column("n_demonstrations", Integer, nullable=False),
     Index(None, "demonstration_hash", "n_demonstrations", "key_hash"),
     sqlite_with_rowid=False,  # the primary key is the table: two copies of each row rather than three
+)
+
+# Where the tasks of adapters lie, for `Embeddings.nearest`. Vectors of different spaces are never compared. Rows are only
+# ever added (or go with their adapter), and `id` grows, so that readers keep what they have and fetch what is new.
+adapter_embeddings = Table(
+    "adapter_embeddings",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column(
+        "key_hash", Text, ForeignKey("adapters.key_hash", ondelete="CASCADE"), nullable=False, unique=True
+    ),
+    Column("space", Text, nullable=False),
+    Column("vector", LargeBinary, nullable=False),  # float32, little-endian, of length 1
+    Column("seen_inputs", JSON, nullable=False),  # hashes of all inputs that the adapter has learned from
+    Index(None, "space", "id"),
+    sqlite_autoincrement=True,  # else the id of a deleted row would come again
 )
 
 leases = Table(

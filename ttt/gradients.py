@@ -6,12 +6,15 @@ transformers and PEFT. A prefix has its own (`prefix`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from typing import TYPE_CHECKING, Protocol
 
 from ttt.dataset import Sequence
 from ttt.engine import Bench
+from ttt.errors import AdapterError
+from ttt.recipes import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +42,36 @@ def trainable(bench: Bench, name: str) -> Trainable:
         return prefix
     lora = bench.fused_lora(name)
     return PeftAdapter(bench, name) if lora is None else FusedAdapter(bench, name, lora)
+
+
+def weights_like(bench: Bench, name: str, recipe: Recipe) -> torch.Tensor:
+    """A copy of an attached adapter's weights as `trainable` lays out those of a fresh adapter of `recipe`, of its
+    scale: (parameters,), float32.
+
+    Raises:
+        AdapterError: it is not of the recipe's rank or layers.
+    """
+    import torch
+
+    from ttt.flat_lora import LoraWeights
+
+    plain = None if bench.slots.prefix(name) is not None else bench.slots.plain(name)
+    if plain is None:
+        raise AdapterError(f"The adapter {name!r} is no plain LoRA, so no training can go on from it.")
+    ranks = {m.a.shape[0] for m in plain.values()}
+    wanted, found = set(bench.slots.present(recipe.targets)), {path.rsplit(".", 1)[-1] for path in plain}
+    if ranks != {recipe.rank} or wanted != found:
+        raise AdapterError(
+            f"The adapter {name!r} has rank {', '.join(map(str, sorted(ranks)))} on {', '.join(sorted(found))}, and the "
+            f"recipe {recipe.name!r} rank {recipe.rank} on {', '.join(sorted(wanted))}; start from nothing."
+        )
+    (scale,) = {m.scale for m in plain.values()}
+    fused = bench.decoder is not None and bench.decoder.covers(plain)
+    if fused and bench.decoder is not None:
+        flat = LoraWeights(bench.decoder, plain).flat
+    else:
+        flat = torch.cat([p.detach().flatten() for p in bench.slots.parameters(name)])
+    return flat.float() * math.sqrt(scale * recipe.rank / recipe.alpha)  # scale · B A stays what it is
 
 
 def losses(

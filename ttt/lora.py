@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -61,7 +61,7 @@ class AdapterSlots:
 
     def create(self, name: str, recipe: Recipe, seed: int) -> None:
         """A fresh adapter (B = 0, so that it changes nothing yet), the same for the same seed."""
-        targets = self._present(recipe.targets)
+        targets = self.present(recipe.targets)
         config = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,
@@ -119,6 +119,23 @@ class AdapterSlots:
                 file.rename(folder / file.name)
             nested.rmdir()
         (folder / "README.md").unlink(missing_ok=True)
+
+    def merge(self, name: str, parts: Sequence[str]) -> None:
+        """Attach the mean of attached adapters: of their A and of their B, as in federated averaging, by PEFT's linear
+        merging (whose weights count by their roots).
+
+        Raises:
+            AdapterError: they are no plain LoRA, or not of one shape.
+        """
+        self._check_free(name)
+        peft = self._attached(parts[0])
+        shapes = [self.plain(part) if part not in self._prefixes else None for part in parts]
+        kinds = {None if s is None else tuple((k, m.a.shape, m.scale) for k, m in s.items()) for s in shapes}
+        if None in kinds or len(kinds) != 1:
+            raise AdapterError(f"The adapters {', '.join(parts)} are not of one shape, so they have no mean.")
+        with torch.random.fork_rng(devices=[]):
+            weights = [1 / len(parts) ** 2] * len(parts)
+            _quiet(lambda: peft.add_weighted_adapter(list(parts), weights, name, combination_type="linear"))
 
     def drop(self, name: str) -> None:
         """Detach if attached; with the last one gone the model is the plain base again."""
@@ -203,7 +220,12 @@ class AdapterSlots:
             )
         return self._peft
 
-    def _present(self, targets: tuple[str, ...]) -> list[str]:
+    def present(self, targets: tuple[str, ...]) -> list[str]:
+        """Those of these linear layers that the model has.
+
+        Raises:
+            AdapterError: it has none of them.
+        """
         found = {
             n.rsplit(".", 1)[-1] for n, m in self._base.named_modules() if isinstance(m, torch.nn.Linear)
         }

@@ -105,3 +105,14 @@ def test_gains_never_leave_the_headroom(
         )
     )
     assert -gain.headroom <= gain.low <= gain.expected <= gain.headroom
+
+
+def test_the_check_of_the_adapter_itself_says_what_reusing_it_wins() -> None:
+    model = GainModel()
+    blind, checked = model.estimate_reuse(probed()), model.estimate_reuse(probed(), checked=True)
+    assert checked.expected > blind.expected and checked.low > blind.low
+    assert checked.expected < model.estimate(probed()).expected, "a short training wins more than it shows"
+    worse = probed(probe_logprob_after=-1.5, probe_accuracy_after=0.0)
+    assert model.estimate_reuse(worse, checked=True).low < 0
+    with pytest.raises(PolicyError, match="probe_accuracy_after unmeasured"):
+        model.estimate_reuse(probed(probe_accuracy_after=None), checked=True)

@@ -217,3 +217,15 @@ def test_more_queries_or_a_larger_worth_never_turn_train_into_stay(
     assert EAGER[taken(RULE.decide(repeats)) or ""] >= before
     worthier = replace(here, worth_s=here.worth_s * dearer)
     assert EAGER[taken(RULE.decide(worthier)) or ""] >= before
+
+
+def test_an_adapter_whose_check_shows_what_it_wins_answers_few_queries_and_is_trained_on_for_many() -> None:
+    costs = Costs(probe_s=12.0, train_s=20.0, answer_s=1.0)
+    evidence = probed(n_queries=1)
+    few = situation(evidence, feasible=("icl", REUSE, TRAIN), costs=costs, reuse_checked=True)
+    assert Rule().decide(few).arm == REUSE
+    assert Rule().decide(replace(few, reuse_checked=False, feasible=("icl", TRAIN))).arm == "icl"
+    many = replace(few, signals=probed(n_queries=1000))
+    assert Rule().decide(many).arm == TRAIN
+    harmful = probed(probe_logprob_after=-1.5, probe_accuracy_after=0.0)
+    assert Rule().decide(replace(few, signals=harmful)).arm == "icl"

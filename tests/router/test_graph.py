@@ -36,7 +36,9 @@ from tests.router.conftest import (
 )
 from ttt.task import Query, Task
 
-NODES = ["prepare", "look_up", "icl", "signals", "decide", "probe", "train", "guard", "answer", "record"]
+NODES = [
+    "prepare", "look_up", "icl", "signals", "neighbours", "decide", "probe", "train", "guard", "answer", "record",
+]  # fmt: skip
 
 
 def run(

@@ -13,6 +13,7 @@ from alembic.config import Config
 
 from store.adapters import AdapterKey, Adapters
 from store.database import Database
+from store.embeddings import Embeddings
 from store.tables import adapter_demonstrations, adapters
 
 N_ADAPTERS = 2100
@@ -111,3 +112,18 @@ def test_the_second_revision_of_a_database_without_adapters_makes_an_empty_index
     db.upgrade()
     assert indexed(db) == {}
     db.close()
+
+
+def test_the_third_revision_keeps_the_adapters_and_goes_back_and_forth(first: Database) -> None:
+    migrate(first, command.upgrade, "0002")
+    first.upgrade()
+    key = AdapterKey("task1:5", "tiny@1", "plain-1", "default", 0)
+    Embeddings(first).put(key, "space", [3.0, 4.0], {"input"})
+    (found,) = Embeddings(first).nearest("space", [3.0, 4.0], 5)
+    assert found.key_hash == key.hash and found.seen_inputs == {"input"}
+    migrate(first, command.downgrade, "0002")
+    assert not sa.inspect(first.engine).has_table("adapter_embeddings")
+    first.upgrade()
+    assert Embeddings(first).nearest("space", [3.0, 4.0], 5) == []
+    with first.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(adapters)) == N_ADAPTERS
