@@ -38,9 +38,12 @@ def seconds(receipt: Receipt, *names: str) -> float:
     return sum(s.seconds for s in receipt.steps if s.name in names)
 
 
-def begun_by_probe(receipt: Receipt) -> bool:
-    train = receipt.step("train")
-    return train is not None and bool(train.detail.get("of_these_by_probe"))
+def begun_s(receipt: Receipt) -> float:
+    """Seconds of training that a probe did for the adapter."""
+    train, probe = receipt.step("train"), receipt.step("probe")
+    if train is None or probe is None or not train.detail.get("of_these_by_probe"):
+        return 0.0
+    return float(probe.detail["training_s"])
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -56,7 +59,7 @@ def check_sums(report: DemoReport) -> None:
         assert f.icl.seconds == pytest.approx(seconds(f.receipt, "icl"))
         assert f.router.seconds == pytest.approx(f.receipt.seconds)
         receipts = [f.receipt] + [r for r in (f.ttt_receipt,) if r is not None]
-        begun = sum(r.step("probe").detail["training_s"] for r in receipts if begun_by_probe(r))
+        begun = sum(begun_s(r) for r in receipts)
         assert f.ttt.seconds == pytest.approx(begun + sum(seconds(r, "train", "answer") for r in receipts))
         assert sum(r.step("train") is not None for r in receipts) == 1, "an adapter is trained once"
     for point, ways in zip(
@@ -129,7 +132,7 @@ def test_where_the_router_trains_its_adapter_is_the_ttt_line_and_is_reused(
 def test_what_a_probe_trained_is_paid_for_by_the_ttt_line(settings: Settings, tmp_path: Path) -> None:
     report = run_demo(settings, tmp_path, lambda _: None, policy=PROBE_THEN_TRAIN, **SIZE)
     check_sums(report)
-    begun = [f for f in report.families if begun_by_probe(f.receipt)]
+    begun = [f for f in report.families if begun_s(f.receipt)]
     assert begun
     for f in begun:
         assert f.ttt.seconds > seconds(f.receipt, "train", "answer")
