@@ -18,6 +18,7 @@ from policies.rule import Rule
 from policies.types import Policy
 from router.errors import check_packages
 from router.settings import Settings
+from router.upkeep import keep_within
 from router.versions import deciding, in_force
 from store import Store
 from store.errors import translated
@@ -66,6 +67,7 @@ def open_parts(
         from ttt.model import load, resolve
 
         saved, said = in_force(opened, settings, may_revert=True) if policy is None else (None, [])
+        said += keep_within(opened, settings)
         _settle_imports()
         loaded = load(resolve(settings.model, progress=progress), settings.device, settings.dtype)
         if settings.prompt == "chat":

@@ -320,7 +320,7 @@ def _begin(options: EvaluateOptions, settings: Settings) -> dict[str, Any]:
 
 def _relevant(settings: Settings) -> dict[str, Any]:
     """Settings that change results."""
-    left_out = ("data_dir", "database_url", "tracing")
+    left_out = ("data_dir", "database_url", "tracing", "quota_bytes", "max_age_days")
     values = {k: v for k, v in asdict(settings).items() if k not in left_out}
     return values | {"recipes": [recipe.id for recipe in find_recipes(settings.recipe)]}
 

@@ -31,6 +31,7 @@ from router.reuse import (
 )
 from router.state import State
 from router.timing import cut_short, grower, in_time, no_chat_template, not_waited_for, stands
+from router.upkeep import keep_within
 from router.votes import vote
 from store import Lease, TaskRow
 from ttt.calibrate import answer_calibrated, labels_of
@@ -315,7 +316,8 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         "trainable_parameters": report.trainable_parameters,
     }
     before["steps"].append(Step("train", seconds, detail))
-    return {**before, "trained": reference(row, context)}
+    notes = [*before.pop("notes", []), *keep_within(context.store, context.settings)]
+    return {**before, "trained": reference(row, context), "notes": notes}
 
 
 def after_train(state: State) -> str:

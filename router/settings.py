@@ -56,6 +56,10 @@ class Settings:
     """Seconds a task, in expectation, for trainings in the shadow of answers, to learn from; 0 explores nothing."""
     auto_revert: bool = False
     """Whether a policy whose gains stay below its promise is replaced by the one before it, when a router opens."""
+    quota_bytes: int = 10_000_000_000
+    """Bytes that adapters may take up; above it those go that save the fewest seconds a byte. 0 is no limit."""
+    max_age_days: float = 0.0
+    """Days without use after which an adapter goes; 0 is no limit."""
     seed: int = 0
     tracing: bool = False
     """Whether LangSmith tracing may send prompts elsewhere when its environment variables ask for it."""
@@ -188,6 +192,8 @@ def _parse(key: str, value: Any, source: str) -> Any:
         raise SettingsError(f"{source} sets confidence to {value!r}; it must be 0, or between 0.5 and 0.999.")
     if key == "votes" and isinstance(value, int) and value < 1:
         raise SettingsError(f"{source} sets votes to {value!r}; it must be at least 1.")
+    if key == "quota_bytes" and isinstance(value, int) and value < 0:
+        raise SettingsError(f"{source} sets quota_bytes to {value!r}; it must be at least 0.")
     if isinstance(value, float) and not 0 <= value < math.inf:
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be finite and at least 0.")
     return value

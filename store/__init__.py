@@ -8,22 +8,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from store import bounds, upkeep
 from store.adapters import AdapterKey, AdapterRow, Adapters, AdapterStats
+from store.bounds import Bounds, Collected
 from store.database import DEFAULT_BUSY_TIMEOUT_S, Database
 from store.episodes import EpisodeRow, Episodes, OutcomeRow, TaskRow
 from store.errors import translated
 from store.leases import Lease, Leases
 from store.policy_versions import PolicyVersionRow, PolicyVersions
+from store.upkeep import Report
 
 __all__ = [
     "AdapterKey",
     "AdapterRow",
     "AdapterStats",
+    "Bounds",
+    "Collected",
     "EpisodeRow",
     "Episodes",
     "Lease",
     "OutcomeRow",
     "PolicyVersionRow",
+    "Report",
     "Store",
     "TaskRow",
 ]
@@ -57,6 +63,18 @@ class Store:
             db.close()
             raise
         return cls(db, Episodes(db), Adapters(db, adapters_folder), Leases(db), PolicyVersions(db))
+
+    def verify(self) -> Report:
+        """Whether all that was kept is as it was written; see `store.upkeep`."""
+        return upkeep.verify(self.adapters, self.db)
+
+    def repair(self) -> list[str]:
+        """Mend what `verify` finds, as far as that can be; a sentence for each thing that was done."""
+        return upkeep.repair(self.adapters, self.db)
+
+    def collect(self, bounds_: Bounds, *, idle_s: float = bounds.IN_USE_S) -> Collected:
+        """Evict adapters beyond the bounds and take away folders that no row names; see `store.bounds`."""
+        return bounds.collect(self.adapters, self.db, bounds_, idle_s=idle_s)
 
     def close(self) -> None:
         """Close the database's connections."""

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 
 from store import blobs
-from store.database import Database, insert_or
+from store.database import Database, hold_folders, insert_or
 from store.errors import AdapterDamaged, NotFound, translated
 from store.leases import Lease, check_lease
 from store.tables import adapter_demonstrations, adapters
@@ -130,6 +130,7 @@ class Adapters:
         values = asdict(row) | asdict(key) | {"key_hash": key.hash}
         del values["key"]
         with self._db.write() as connection:
+            hold_folders(connection, alone=False)
             if lease is not None:
                 check_lease(connection, lease)
             with translated(self.folder):
@@ -139,14 +140,14 @@ class Adapters:
                 .values(values)
                 .on_conflict_do_update(index_elements=[adapters.c.key_hash], set_=values)
             )
-            _index(connection, key.hash, row.demonstration_hashes)
+            index_demonstrations(connection, key.hash, row.demonstration_hashes)
         return row
 
     def find(self, key: AdapterKey) -> AdapterRow | None:
         """The adapter of exactly this key."""
         with self._db.read() as connection:
             found = connection.execute(select(adapters).where(adapters.c.key_hash == key.hash)).first()
-        return None if found is None else _from_sql(found)
+        return None if found is None else adapter_row(found)
 
     def find_exact(
         self, fingerprint: str, base_revision: str, template: str, recipe: str, seed: int
@@ -168,7 +169,7 @@ class Adapters:
                 adapters.c.base_revision == base_revision,
                 adapters.c.template == template,
             )
-            rows = [_from_sql(row) for row in connection.execute(query)]
+            rows = [adapter_row(row) for row in connection.execute(query)]
         return sorted(rows, key=lambda row: (-len(set(row.demonstration_hashes)), -row.created_at))
 
     def path(self, row: AdapterRow, verify: bool = True) -> Path:
@@ -181,6 +182,11 @@ class Adapters:
             AdapterDamaged: it is missing or, with `verify`, its content does not match its hash.
                 Publishing the adapter again repairs it.
         """
+        if not blobs.NAME.fullmatch(row.content_hash):
+            raise AdapterDamaged(
+                f"An adapter's row names {row.content_hash[:80]!r}, which is no content hash; "
+                "train the task again to replace it."
+            )
         folder = self.folder / row.content_hash
         if not folder.is_dir():
             raise AdapterDamaged(
@@ -223,7 +229,7 @@ class Adapters:
         """All adapters, last used first."""
         query = select(adapters).order_by(adapters.c.last_used_at.desc(), adapters.c.key_hash)
         with self._db.read() as connection:
-            return [_from_sql(row) for row in connection.execute(query)]
+            return [adapter_row(row) for row in connection.execute(query)]
 
     def stats(self) -> AdapterStats:
         """Counts and bytes of all adapters."""
@@ -246,7 +252,9 @@ class Adapters:
             raise NotFound(f"No adapter with key {row.key.hash[:12]}…; train the task again.")
 
 
-def _index(connection: Connection, key_hash: str, demonstration_hashes: Collection[str]) -> None:
+def index_demonstrations(
+    connection: Connection, key_hash: str, demonstration_hashes: Collection[str]
+) -> None:
     """Say anew which demonstrations this adapter was trained on."""
     index, own = adapter_demonstrations, sorted(set(demonstration_hashes))
     connection.execute(delete(index).where(index.c.key_hash == key_hash))
@@ -273,7 +281,8 @@ def _keys_of_subsets(connection: Connection, wanted: Collection[str]) -> Select[
     )
 
 
-def _from_sql(row: Row[Any]) -> AdapterRow:
+def adapter_row(row: Row[Any]) -> AdapterRow:
+    """A row of the table as the value that it means."""
     return AdapterRow(
         AdapterKey(row.fingerprint, row.base_revision, row.template, row.recipe, row.seed),
         row.content_hash,

@@ -42,6 +42,9 @@ DEFAULT_BUSY_TIMEOUT_S = 10.0
 UPGRADE_LOCK = 7_487_001
 """Key of the PostgreSQL advisory lock that lets one process upgrade at a time; any constant does."""
 
+FOLDERS_LOCK = 7_487_002
+"""Key of the one that keeps folders in place until their rows are there (`hold_folders`)."""
+
 
 class Database:
     """A SQLite file (`sqlite:///path/to/file.db`) or a PostgreSQL database (`postgresql+psycopg://…`).
@@ -152,6 +155,16 @@ class Database:
                         raise
                     time.sleep(0.02)
             yield connection
+
+
+def hold_folders(connection: Connection, *, alone: bool) -> None:
+    """Until the commit of this write transaction: folders may be put in place or, `alone`, taken away.
+
+    On SQLite the write transaction itself keeps all others out.
+    """
+    if connection.dialect.name == "postgresql":
+        name = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
+        connection.execute(text(f"SELECT {name}(:key)"), {"key": FOLDERS_LOCK})
 
 
 def insert_or(connection: Connection, table: Table) -> SqliteInsert | PostgresInsert:

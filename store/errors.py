@@ -18,6 +18,7 @@ place where errors of SQLAlchemy, its drivers and the file system become these.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -80,6 +81,9 @@ def translated(where: str | Path) -> Iterator[None]:
         raise _from_sqlalchemy(error, where) from error
     except OSError as error:
         raise _from_os(error, where) from error
+    except json.JSONDecodeError as error:  # a column's, as it is read
+        reason = f"a value is not JSON: {error}"
+        raise DatabaseCorrupt(_SENTENCES[DatabaseCorrupt].format(where=where, reason=reason)) from error
 
 
 def is_lock_error(error: exc.SQLAlchemyError) -> bool:
