@@ -8,15 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from store import bounds, upkeep
 from store.adapters import AdapterKey, AdapterRow, Adapters, AdapterStats
-from store.bounds import Bounds, Collected
+from store.bounds import IN_USE_S, Bounds, Collected, collect
 from store.database import DEFAULT_BUSY_TIMEOUT_S, Database
 from store.episodes import EpisodeRow, Episodes, OutcomeRow, TaskRow
 from store.errors import translated
 from store.leases import Lease, Leases
 from store.policy_versions import PolicyVersionRow, PolicyVersions
-from store.upkeep import Report
+from store.upkeep import Report, repair, verify
 
 __all__ = [
     "AdapterKey",
@@ -66,15 +65,15 @@ class Store:
 
     def verify(self) -> Report:
         """Whether all that was kept is as it was written; see `store.upkeep`."""
-        return upkeep.verify(self.adapters, self.db)
+        return verify(self.adapters, self.db)
 
     def repair(self) -> list[str]:
         """Mend what `verify` finds, as far as that can be; a sentence for each thing that was done."""
-        return upkeep.repair(self.adapters, self.db)
+        return repair(self.adapters, self.db)
 
-    def collect(self, bounds_: Bounds, *, idle_s: float = bounds.IN_USE_S) -> Collected:
+    def collect(self, bounds: Bounds, *, idle_s: float = IN_USE_S) -> Collected:
         """Evict adapters beyond the bounds and take away folders that no row names; see `store.bounds`."""
-        return bounds.collect(self.adapters, self.db, bounds_, idle_s=idle_s)
+        return collect(self.adapters, self.db, bounds, idle_s=idle_s)
 
     def close(self) -> None:
         """Close the database's connections."""

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 
 from store import blobs
-from store.database import Database, hold_folders, insert_or
+from store.database import Database, hold_folders, insert_or, retried
 from store.errors import AdapterDamaged, NotFound, translated
 from store.leases import Lease, check_lease
 from store.tables import adapter_demonstrations, adapters
@@ -127,6 +127,12 @@ class Adapters:
             digest = blobs.content_hash(staged_folder)
         now = time.time()
         row = AdapterRow(key, digest, size, now, now, accepted, dict(report), tuple(demonstration_hashes))
+        self._put_in_place(row, staged_folder, lease)
+        return row
+
+    @retried
+    def _put_in_place(self, row: AdapterRow, staged_folder: Path, lease: Lease | None) -> None:
+        key = row.key
         values = asdict(row) | asdict(key) | {"key_hash": key.hash}
         del values["key"]
         with self._db.write() as connection:
@@ -134,15 +140,15 @@ class Adapters:
             if lease is not None:
                 check_lease(connection, lease)
             with translated(self.folder):
-                blobs.install(staged_folder, self.folder, digest)
+                blobs.install(staged_folder, self.folder, row.content_hash)
             connection.execute(
                 insert_or(connection, adapters)
                 .values(values)
                 .on_conflict_do_update(index_elements=[adapters.c.key_hash], set_=values)
             )
             index_demonstrations(connection, key.hash, row.demonstration_hashes)
-        return row
 
+    @retried
     def find(self, key: AdapterKey) -> AdapterRow | None:
         """The adapter of exactly this key."""
         with self._db.read() as connection:
@@ -155,6 +161,7 @@ class Adapters:
         """`find` by the key's parts."""
         return self.find(AdapterKey(fingerprint, base_revision, template, recipe, seed))
 
+    @retried
     def find_subset(
         self, demonstration_hashes: Collection[str], base_revision: str, template: str
     ) -> Sequence[AdapterRow]:
@@ -214,7 +221,7 @@ class Adapters:
         Raises:
             NotFound: it is no longer recorded.
         """
-        self._update(row, last_used_at=time.time())
+        self._update(row, {"last_used_at": time.time()})
 
     def set_accepted(self, row: AdapterRow, accepted: bool) -> AdapterRow:
         """Record the guard's verdict; the row with it.
@@ -222,15 +229,17 @@ class Adapters:
         Raises:
             NotFound: it is no longer recorded.
         """
-        self._update(row, accepted=accepted)
+        self._update(row, {"accepted": accepted})
         return replace(row, accepted=accepted)
 
+    @retried
     def list(self) -> Sequence[AdapterRow]:
         """All adapters, last used first."""
         query = select(adapters).order_by(adapters.c.last_used_at.desc(), adapters.c.key_hash)
         with self._db.read() as connection:
             return [adapter_row(row) for row in connection.execute(query)]
 
+    @retried
     def stats(self) -> AdapterStats:
         """Counts and bytes of all adapters."""
         folders = select(adapters.c.content_hash, adapters.c.size_bytes).distinct().subquery()
@@ -243,7 +252,8 @@ class Adapters:
             n_adapters, n_accepted, size = connection.execute(query).one()
         return AdapterStats(n_adapters, n_accepted, int(size))
 
-    def _update(self, row: AdapterRow, **values: object) -> None:
+    @retried
+    def _update(self, row: AdapterRow, values: Mapping[str, object]) -> None:
         with self._db.write() as connection:
             result = connection.execute(
                 update(adapters).where(adapters.c.key_hash == row.key.hash).values(values)

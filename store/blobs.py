@@ -103,20 +103,23 @@ def flush(folder: Path) -> None:
 
 
 def install(staged: Path, folder: Path, digest: str) -> Path:
-    """Rename the flushed `staged` to `folder/digest`; a whole folder that is there already is kept.
+    """Rename the flushed `staged` to `folder/digest`, once: a whole folder that is there already is kept.
 
     A damaged folder of that name is replaced.
     """
     target = folder / digest
     with stage(folder) as aside:
-        if target.exists() and content_hash(target) != digest:
+        if target.exists():
+            if content_hash(target) == digest:
+                shutil.rmtree(staged, ignore_errors=True)
+                return target
             os.rename(target, aside / "damaged")
         try:
             os.rename(staged, target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            shutil.rmtree(staged)  # the same content is in place
+            shutil.rmtree(staged)  # somebody put the same content in place just now
     _flush_entries(folder)
     return target
 

@@ -189,7 +189,7 @@ def test_a_folder_that_is_being_published_is_not_taken_away(
 
 
 def _publish_many(url: str, folder: str, process: int) -> int:
-    opened = Store.open(url, Path(folder))
+    opened = Store.open(url, Path(folder), busy_timeout_s=120)
     for i in range(25):
         made = publish(opened, process * 100 + i % 5, os.urandom(8))
         opened.adapters.find(made.key)
@@ -198,7 +198,7 @@ def _publish_many(url: str, folder: str, process: int) -> int:
 
 
 def _collect_many(url: str, folder: str, process: int) -> int:
-    opened = Store.open(url, Path(folder))
+    opened = Store.open(url, Path(folder), busy_timeout_s=120)
     n = 0
     for _ in range(25):
         done = opened.collect(Bounds(quota_bytes=40), idle_s=0)
