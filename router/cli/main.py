@@ -54,6 +54,8 @@ Exit codes:
   130  stopped by Ctrl-C
 """
 
+MAX_MESSAGE = 2000
+"""Characters of an error."""
 app = typer.Typer(
     name="ttt-router",
     help="Answer few-shot tasks with a local language model: in-context learning first, training when it pays.",
@@ -187,5 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    told = " ".join(message.split())
+    if len(told) > MAX_MESSAGE:  # it quotes what was given
+        told = f"{told[: MAX_MESSAGE // 2]} … {told[-MAX_MESSAGE // 2 :]}"
+    print(f"error: {told}", file=sys.stderr)
     return code
