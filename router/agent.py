@@ -34,7 +34,7 @@ from ttt.augment import DEFAULT, check_names
 from ttt.errors import TaskError
 from ttt.recipes import Recipe, find_recipes
 from ttt.rounds import all_ended
-from ttt.task import Query, Task
+from ttt.task import Query, Task, check_size
 
 if TYPE_CHECKING:
     from langchain_core.tools import StructuredTool
@@ -257,6 +257,7 @@ class Router:
         way = parse_arm(arm)
         if not asked:
             raise TaskError("There is nothing to answer: give at least one query.")
+        check_size(task, asked)
         for number, q in enumerate(asked, start=1):
             if not q.input.strip():
                 raise TaskError(f"Query {number} is empty; give it a text or leave it out.")
@@ -297,7 +298,15 @@ class Router:
         )
         deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s
         return request, Context(
-            parts.engine, parts.store, parts.policy, parts.costs, s, parts.owner, should_stop, deadline
+            parts.engine,
+            parts.store,
+            parts.policy,
+            parts.costs,
+            s,
+            parts.owner,
+            should_stop,
+            deadline,
+            parts.worker,
         )
 
     def as_tool(self, **options: Any) -> StructuredTool:
@@ -305,6 +314,14 @@ class Router:
         from router.langchain import as_tool
 
         return as_tool(self, **options)
+
+    def check_base(self) -> bool:
+        """Whether the base model's weights in memory are those of its files; takes about as long as loading it.
+
+        Where they are not, they are loaded anew, and the next receipt says so. A cheaper look is taken by itself,
+        each time that an adapter is taken off.
+        """
+        return self.run(self.parts.engine.check_base())
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing trains behind earlier answers; False when `timeout_s` passed before that."""
@@ -373,6 +390,8 @@ class Router:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=60)
         self._loop.close()
+        if self.parts.worker is not None:
+            self.parts.worker.close()
         self.parts.engine.close()
         self.parts.store.close()
         save_costs(self.parts)

@@ -12,6 +12,7 @@ from policies.types import Policy
 from router.settings import Settings
 from store import Store
 from ttt.engine import Engine
+from ttt.executor import Worker
 from ttt.train import Beginning
 
 
@@ -29,6 +30,8 @@ class Context:
     should_stop: Callable[[], bool] = lambda: False
     deadline: float = math.inf
     """`time.monotonic()` by which there must be an answer."""
+    worker: Worker | None = None
+    """Trains in a process of its own; None trains on the engine."""
     beginnings: dict[str, Beginning] = field(default_factory=dict)
     """Where the probe of an episode has left a training to go on."""
 

@@ -56,6 +56,11 @@ class Settings:
     """Seconds a task, in expectation, for trainings in the shadow of answers, to learn from; 0 explores nothing."""
     auto_revert: bool = False
     """Whether a policy whose gains stay below its promise is replaced by the one before it, when a router opens."""
+    executor: str = "auto"
+    """Where adapters are trained: thread (beside the answers), process (one of its own, which holds the model once
+    more and can die alone), or auto (a process where the machine can hold that)."""
+    train_max_s: float = 3600.0
+    """Seconds of one training in a process of its own; 0 is no limit."""
     quota_bytes: int = 10_000_000_000
     """Bytes that adapters may take up; above it those go that save the fewest seconds a byte. 0 is no limit."""
     max_age_days: float = 0.0
@@ -161,6 +166,8 @@ def _file(env: Mapping[str, str]) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SettingsError(f"The settings file {path} can't be read: {error}; correct it.") from error
+    except RecursionError as error:
+        raise SettingsError(f"The settings file {path} is nested too deeply; correct it.") from error
 
 
 def _parse(key: str, value: Any, source: str) -> Any:
@@ -192,6 +199,8 @@ def _parse(key: str, value: Any, source: str) -> Any:
         raise SettingsError(f"{source} sets confidence to {value!r}; it must be 0, or between 0.5 and 0.999.")
     if key == "votes" and isinstance(value, int) and value < 1:
         raise SettingsError(f"{source} sets votes to {value!r}; it must be at least 1.")
+    if key == "executor" and value not in ("thread", "process", "auto"):
+        raise SettingsError(f"{source} sets executor to {value!r}; it must be thread, process or auto.")
     if key == "quota_bytes" and isinstance(value, int) and value < 0:
         raise SettingsError(f"{source} sets quota_bytes to {value!r}; it must be at least 0.")
     if isinstance(value, float) and not 0 <= value < math.inf:
