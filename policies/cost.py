@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from policies.checks import check_finite
 from policies.errors import PolicyError
+from policies.files import parse
 from policies.types import Costs
 
 Kind = Literal["prefill", "train", "decode"]
@@ -142,12 +143,7 @@ class CostModel:
         Raises:
             PolicyError: not JSON, unknown or missing keys, or a value that is not finite or out of range.
         """
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise PolicyError(
-                f"The cost model is not JSON ({error}); delete it to start from guesses."
-            ) from error
+        data = parse(text, "The cost model", "delete it to start from guesses")
         _check_keys("cost model", data, {"cost_model", "rates"})
         if data["cost_model"] != 1:
             raise PolicyError(

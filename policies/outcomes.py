@@ -24,6 +24,7 @@ from typing import Any
 
 from policies.checks import check_finite, content_hash
 from policies.errors import PolicyError
+from policies.files import parse, read_text
 from policies.types import SIGNALS_VERSION, ArmName, Signals
 
 SIGNAL_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Signals))
@@ -134,20 +135,11 @@ def read_rows(paths: Sequence[Path]) -> list[TaskOutcome]:
     files = [file for path in paths for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
     placed: list[tuple[str, TaskOutcome]] = []
     for file in files:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PolicyError(f"{file} can't be read ({error}); give a JSON Lines file of rows.") from error
+        text = read_text(file, str(file), "give a JSON Lines file of rows")
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
                 where = f"{file}, line {number}"
-                try:
-                    data = json.loads(line)
-                except ValueError as error:
-                    raise PolicyError(
-                        f"{where} is not JSON ({error}); correct or delete the line."
-                    ) from error
-                placed.append((where, parse_row(data, where)))
+                placed.append((where, parse_row(parse(line, where, "correct or delete the line"), where)))
     if not placed:
         named = ", ".join(map(str, paths)) or "nothing"
         raise PolicyError(f"There are no rows in {named}; collect some with `ttt-router collect`.")

@@ -16,6 +16,7 @@ from typing import Any
 from policies.checks import content_hash
 from policies.errors import PolicyError
 from policies.estimator import arm_as_json, arm_from_json
+from policies.files import parse, read_text
 from policies.gain import GainModel
 from policies.learned import Learned, Provenance
 from policies.rule import Rule
@@ -84,13 +85,7 @@ def from_json(text: str) -> Saved:
     Raises:
         PolicyError: not JSON, or what `from_payload` refuses.
     """
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise PolicyError(
-            f"The policy is not JSON ({error}); only files written by this program can be read."
-        ) from error
-    return from_payload(data)
+    return from_payload(parse(text, "The policy", "only files written by this program can be read"))
 
 
 def save(policy: Saved, path: Path) -> None:
@@ -122,13 +117,7 @@ def load(path: Path) -> Saved:
     Raises:
         PolicyError: the file can't be read, or what `from_json` refuses.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(
-            f"The policy {path} can't be read ({error}); give the path of a saved one."
-        ) from error
-    return from_json(text)
+    return from_json(read_text(path, f"The policy {path}", "give the path of a saved one"))
 
 
 def _rule(parameters: Any) -> Rule:
@@ -159,6 +148,8 @@ def _hash(body: dict[str, Any]) -> str:
         return content_hash(body)
     except ValueError as error:  # NaN or infinity, which json.loads lets through
         raise PolicyError(f"The policy holds a value that is not finite ({error}); fit it again.") from error
+    except RecursionError as error:
+        raise PolicyError("The policy is nested too deeply; fit it again.") from error
 
 
 def _check_keys(what: str, data: Any, expected: set[str]) -> None:

@@ -36,7 +36,7 @@ from ttt.augment import DEFAULT, check_names
 from ttt.errors import TaskError
 from ttt.recipes import Recipe, find_recipes
 from ttt.rounds import all_ended
-from ttt.task import Query, Task
+from ttt.task import Query, Task, check_size
 
 if TYPE_CHECKING:
     from langchain_core.tools import StructuredTool
@@ -271,6 +271,7 @@ class Router:
         way = parse_arm(arm)
         if not asked:
             raise TaskError("There is nothing to answer: give at least one query.")
+        check_size(task, asked)
         for number, q in enumerate(asked, start=1):
             if not q.input.strip():
                 raise TaskError(f"Query {number} is empty; give it a text or leave it out.")
@@ -323,6 +324,7 @@ class Router:
             should_stop,
             deadline,
             patient,
+            parts.worker,
         )
 
     def as_tool(self, **options: Any) -> StructuredTool:
@@ -349,6 +351,14 @@ class Router:
     def done_behind(self) -> deque[Receipt]:
         """Receipts of what was done behind answers, the oldest first; take off what you have read."""
         return self._behind.done
+
+    def check_base(self) -> bool:
+        """Whether the base model's weights in memory are those of its files; takes about as long as loading it.
+
+        Where they are not, they are loaded anew, and the next receipt says so. A cheaper look is taken by itself,
+        each time that an adapter is taken off.
+        """
+        return self.run(self.parts.engine.check_base())
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing trains behind earlier answers; False when `timeout_s` passed before that."""
@@ -417,6 +427,8 @@ class Router:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=60)
         self._loop.close()
+        if self.parts.worker is not None:
+            self.parts.worker.close()
         self.parts.engine.close()
         self.parts.store.close()
         save_costs(self.parts)

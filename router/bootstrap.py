@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import socket
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from policies.cost import CostModel
 from policies.errors import PolicyError
@@ -18,13 +20,22 @@ from policies.rule import Rule
 from policies.types import Policy
 from router.errors import check_packages
 from router.settings import Settings
+from router.upkeep import keep_within
 from router.versions import deciding, in_force
 from store import Store
 from store.errors import translated
 from ttt.engine import Engine
+from ttt.executor import Limits, Worker, choose
 from ttt.process import prepare
 from ttt.recipes import find_recipes
 from ttt.turns import turns_of
+
+if TYPE_CHECKING:
+    from ttt.hardware import Hardware
+    from ttt.model import ModelSource
+
+WORKER_SHARE = 0.9
+"""Of the memory that is free when the model has been loaded, what a training process may take."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,10 @@ class Parts:
     costs_file: Path
     owner: str
     notes: tuple[str, ...]
+    worker: Worker | None = None
+    """Where trainings run; None is the engine itself."""
+    executor: str = ""
+    """Where trainings run and why, in words."""
 
 
 def open_store(settings: Settings) -> Store:
@@ -66,8 +81,11 @@ def open_parts(
         from ttt.model import load, resolve
 
         saved, said = in_force(opened, settings, may_revert=True) if policy is None else (None, [])
+        said += keep_within(opened, settings)
         _settle_imports()
-        loaded = load(resolve(settings.model, progress=progress), settings.device, settings.dtype)
+        source = resolve(settings.model, progress=progress)
+        kind, why = choose(settings.executor, *machine_for(source, settings))
+        loaded = load(source, settings.device, settings.dtype)
         if settings.prompt == "chat":
             turns_of(loaded.tokenizer, False)  # a template that can't be used should not wait for a task
             loaded = replace(loaded, as_turns=True)
@@ -78,7 +96,28 @@ def open_parts(
     costs, notes = _costs(costs_file, loaded.n_nonembedding)
     decides = policy or deciding(saved or Rule(), settings, loaded.name, loaded.revision)
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    return Parts(Engine(loaded), opened, decides, costs, costs_file, owner, (*notes, *said))
+    reload = partial(load, source, settings.device, settings.dtype)
+    worker = _worker(source, settings) if kind == "process" else None
+    return Parts(
+        Engine(loaded, reload), opened, decides, costs, costs_file, owner, (*notes, *said), worker, why
+    )
+
+
+def machine_for(source: ModelSource, settings: Settings) -> tuple[Hardware, int]:
+    """The machine as it is now, and the model's number of parameters."""
+    from ttt.hardware import detect
+    from ttt.model import weight_shapes
+
+    n_parameters = sum(math.prod(shape) for shape in weight_shapes(source.folder).values())
+    return detect(settings.device, settings.dtype), n_parameters
+
+
+def _worker(source: ModelSource, settings: Settings) -> Worker:
+    from ttt.hardware import memory
+
+    most = int(memory()[1] * WORKER_SHARE) if os.name == "posix" else 0
+    limits = Limits(most, settings.train_max_s or math.inf)
+    return Worker(source, settings.device, settings.dtype, as_turns=settings.prompt == "chat", limits=limits)
 
 
 @cache

@@ -12,6 +12,7 @@ from policies.types import Policy
 from router.settings import Settings
 from store import Store
 from ttt.engine import Engine, Priority
+from ttt.executor import Worker
 from ttt.train import Beginning
 
 
@@ -31,6 +32,8 @@ class Context:
     """`time.monotonic()` by which there must be an answer."""
     patient: bool = False
     """Whether everybody else's answers go before this one."""
+    worker: Worker | None = None
+    """Trains in a process of its own; None trains on the engine."""
     beginnings: dict[str, Beginning] = field(default_factory=dict)
     """Where the probe of an episode has left a training to go on."""
 

@@ -146,6 +146,7 @@ def _database(settings: Settings) -> Check:
 def model_checks(settings: Settings, hardware: Hardware, flops: float) -> list[Check]:
     """What the model is, whether it fits in the free memory, and how long it takes at `flops` FLOP/s."""
     from ttt.errors import ModelError
+    from ttt.executor import choose
     from ttt.model import list_models, model_info
     from ttt.model_files import gib
 
@@ -171,6 +172,8 @@ def model_checks(settings: Settings, hardware: Hardware, flops: float) -> list[C
         )
         return [*checks, Check("fits", text, MODEL_PROBLEM)]
     checks.append(Check("fits", f"yes: needs {gib(needed)} of {gib(free)} free"))
+    _, where = choose(settings.executor, hardware, info.n_parameters)
+    checks.append(Check("training", where))
     return [*checks, *_times(settings, info, hardware, flops)]
 
 

@@ -305,7 +305,7 @@ def _begin(options: EvaluateOptions, settings: Settings) -> dict[str, Any]:
         return fresh
     try:
         report: dict[str, Any] = json.loads(options.out.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RouterError(
             f"The report {options.out} can't be read ({error}); run without --resume."
         ) from error
@@ -320,7 +320,15 @@ def _begin(options: EvaluateOptions, settings: Settings) -> dict[str, Any]:
 
 def _relevant(settings: Settings) -> dict[str, Any]:
     """Settings that change results."""
-    left_out = ("data_dir", "database_url", "tracing")
+    left_out = (
+        "data_dir",
+        "database_url",
+        "tracing",
+        "quota_bytes",
+        "max_age_days",
+        "executor",
+        "train_max_s",
+    )
     values = {k: v for k, v in asdict(settings).items() if k not in left_out}
     return values | {"recipes": [recipe.id for recipe in find_recipes(settings.recipe)]}
 

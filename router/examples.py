@@ -197,22 +197,22 @@ def _labelled(input_label: str, output_label: str) -> Callable[[list[str]], Foun
         if first is None or not pattern.match(lines[first]):
             return None
         before = _instruction(lines[:first])
-        rows: list[list[str | None]] = []
+        rows: list[
+            tuple[list[str], list[str]]
+        ] = []  # lines of the input, and of the output where there is one
         for line in lines[first:]:
             found = pattern.match(line)
             if found is None:
-                row = rows[-1]
-                side = 0 if row[1] is None else 1
-                row[side] = f"{row[side]}\n{line}"
+                (rows[-1][1] or rows[-1][0]).append(line)
                 continue
             is_input = found[1].lower() == input_label
-            if is_input == bool(rows and rows[-1][1] is None):
+            if is_input == bool(rows and not rows[-1][1]):
                 return None  # two inputs or two outputs in a row
             if is_input:
-                rows.append([found[2], None])
+                rows.append(([found[2]], []))
             else:
-                rows[-1][1] = found[2]
-        pairs = tuple((str(x), y) for x, y in rows)
+                rows[-1][1].append(found[2])
+        pairs = tuple(("\n".join(x), "\n".join(y) if y else None) for x, y in rows)
         return None if before is None else Found(pairs, before)
 
     return read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from router.reuse import (
     adapter_key,
     adapter_keys,
     from_start,
+    in_use,
     lease_or_adapter,
     reference,
     subset_candidate,
@@ -33,8 +35,10 @@ from router.reuse import (
 )
 from router.state import State
 from router.timing import cut_short, grower, in_time, no_chat_template, not_waited_for, stands
+from router.upkeep import keep_within
 from router.votes import vote
 from store import Lease, TaskRow
+from store.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost
 from ttt.calibrate import answer_calibrated, labels_of
 from ttt.crossfit import MIN_DEMONSTRATIONS, begin, begins_on_halves, cross_fit
 from ttt.errors import Cancelled, ContextOverflow, TrainingFailed
@@ -63,6 +67,7 @@ async def prepare(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     task = shown(task, request)
     size = task_size(runtime.context.engine, task, request.queries)
     name = fingerprint(task)
+    notes += tuple(runtime.context.engine.take_notices())
     runtime.stream_writer(events.Started(name, notes, request.episode_id))
     return {
         "task": task,
@@ -86,8 +91,9 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             if hit is None and row is not None and (row.accepted or request.arm == "ttt"):
                 hit, note = verified(row, runtime.context)
                 notes += note
+                if hit is not None and not in_use(row, runtime.context):
+                    hit = None
                 if hit is not None:
-                    adapters.touch(row)
                     runtime.stream_writer(events.CacheHit(hit.content_hash))
         steps.append(Step("look-up", time.perf_counter() - started, {"hit": hit is not None}))
         if hit is None and request.arm == "auto":
@@ -285,7 +291,8 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     def emit(step: TrainStep, phase: Literal["halves", "train"] = "train") -> None:
         nonlocal beat
         if lease is not None and time.monotonic() - beat > LEASE_S / 4:
-            context.store.leases.renew(lease)
+            with suppress(DatabaseUnavailable, DatabaseLocked):  # publishing asks whether it is still held
+                context.store.leases.renew(lease)
             beat = time.monotonic()
         runtime.stream_writer(events.TrainingStep(phase, step.step, step.of, step.loss))
 
@@ -303,14 +310,19 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         with context.store.adapters.stage() as staged:
             start = context.beginnings.pop(request.episode_id, None)
             probed, tokens, spent_s = start is not None, 0, 0.0
-            if start is None and begins_on_halves(state["task"], recipe):
+            if context.worker is not None:  # live tensors don't go there
+                start, probed = None, False
+            elif start is None and begins_on_halves(state["task"], recipe):
                 emit_first = partial(emit, phase="halves")
                 start, tokens, spent_s = await begin(
                     context.engine, state["task"], recipe, request.seed, emit_first, context.should_stop
                 )
             name = f"train-{key.hash[:16]}"
             asked = TrainRequest(state["task"], recipe, request.seed, staged, name, start)
-            report = await train_adapter(context.engine, asked, emit, context.should_stop)
+            if context.worker is not None:
+                report = await context.worker.train(asked, emit, context.should_stop)
+            else:
+                report = await train_adapter(context.engine, asked, emit, context.should_stop)
             tokens, spent_s = tokens + report.tokens, spent_s + report.seconds
             plain: dict[str, Any] = {"recipe": asdict(recipe), "losses": list(report.losses)}
             plain |= {"seconds": spent_s, "tokens": tokens}
@@ -320,6 +332,10 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             row = context.store.adapters.publish(key, staged, plain, hashes, accepted=False, lease=lease)
         if may_start(state):
             await remember(state, context, row)
+    except LeaseLost as error:  # held up for so long that another has taken over: use what that one makes
+        lost = Step("train", time.perf_counter() - started, {"failed": str(error)})
+        again = await train(state, runtime)
+        return {**again, "steps": [*before["steps"], lost, *again["steps"]]}
     except TrainingFailed as error:
         seconds = time.perf_counter() - started
         if request.arm == "ttt":
@@ -346,7 +362,8 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         "trainable_parameters": report.trainable_parameters,
     }
     before["steps"].append(Step("train", seconds, detail))
-    return {**before, "trained": reference(row, context)}
+    notes = [*before.pop("notes", []), *keep_within(context.store, context.settings)]
+    return {**before, "trained": reference(row, context), "notes": notes}
 
 
 def after_train(state: State) -> str:

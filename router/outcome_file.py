@@ -104,7 +104,7 @@ def check_command(out: Path, ours: Mapping[str, Any], rows: bool) -> None:
         try:
             theirs = json.loads(file.read_text())
             assert isinstance(theirs, dict)
-        except (OSError, ValueError, AssertionError) as error:
+        except (OSError, ValueError, AssertionError, RecursionError) as error:
             raise RouterError(
                 f"{file} can't be read; put it right, or name another file by --out."
             ) from error

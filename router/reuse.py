@@ -15,7 +15,7 @@ from router.context import Context
 from router.receipt import Step
 from router.state import AdapterRef, State
 from store import AdapterKey, AdapterRow, Lease
-from store.errors import AdapterDamaged
+from store.errors import AdapterDamaged, NotFound
 from ttt.errors import AdapterError, Cancelled, ContextOverflow
 from ttt.icl import judge
 from ttt.recipes import fitting
@@ -60,6 +60,15 @@ def verified(row: AdapterRow, context: Context) -> tuple[AdapterRef | None, list
     return reference(row, context), []
 
 
+def in_use(row: AdapterRow, context: Context) -> bool:
+    """Note that the adapter is needed now, so that it is not evicted; False where it was just before."""
+    try:
+        context.store.adapters.touch(row)
+    except NotFound:
+        return False
+    return True
+
+
 def reference(row: AdapterRow, context: Context) -> AdapterRef:
     """The stored adapter by values."""
     folder = context.store.adapters.path(row, verify=False)
@@ -92,6 +101,7 @@ async def subset_candidate(state: State, context: Context) -> tuple[AdapterRef |
     except (AdapterError, ContextOverflow) as error:
         return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": str(error)})]
     better = sum(tried.logprob) > sum(base.logprob) and sum(tried.correct) >= sum(base.correct)
+    better = better and in_use(row, context)
     detail = {
         "adapter": ref.content_hash[:12],
         "unseen_demonstrations": len(unseen),

@@ -59,6 +59,15 @@ class Settings:
     reuse: str = "off"
     """off, or near: adapters of like tasks are tried on a task's demonstrations before it is trained on, as answers and
     as beginnings (docs/reuse.md)."""
+    executor: str = "thread"
+    """Where adapters are trained: thread (beside the answers), process (one of its own, which holds the model once
+    more and can die alone), or auto (a process where the machine can hold that)."""
+    train_max_s: float = 3600.0
+    """Seconds of one training in a process of its own; 0 is no limit."""
+    quota_bytes: int = 10_000_000_000
+    """Bytes that adapters may take up; above it those go that save the fewest seconds a byte. 0 is no limit."""
+    max_age_days: float = 0.0
+    """Days without use after which an adapter goes; 0 is no limit."""
     seed: int = 0
     tracing: bool = False
     """Whether LangSmith tracing may send prompts elsewhere when its environment variables ask for it."""
@@ -160,6 +169,8 @@ def _file(env: Mapping[str, str]) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SettingsError(f"The settings file {path} can't be read: {error}; correct it.") from error
+    except RecursionError as error:
+        raise SettingsError(f"The settings file {path} is nested too deeply; correct it.") from error
 
 
 def _parse(key: str, value: Any, source: str) -> Any:
@@ -193,6 +204,10 @@ def _parse(key: str, value: Any, source: str) -> Any:
         raise SettingsError(f"{source} sets confidence to {value!r}; it must be 0, or between 0.5 and 0.999.")
     if key == "votes" and isinstance(value, int) and value < 1:
         raise SettingsError(f"{source} sets votes to {value!r}; it must be at least 1.")
+    if key == "executor" and value not in ("thread", "process", "auto"):
+        raise SettingsError(f"{source} sets executor to {value!r}; it must be thread, process or auto.")
+    if key == "quota_bytes" and isinstance(value, int) and value < 0:
+        raise SettingsError(f"{source} sets quota_bytes to {value!r}; it must be at least 0.")
     if isinstance(value, float) and not 0 <= value < math.inf:
         raise SettingsError(f"{source} sets {key} to {value!r}; it must be finite and at least 0.")
     return value

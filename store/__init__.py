@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from store.adapters import AdapterKey, AdapterRow, Adapters, AdapterStats
+from store.bounds import IN_USE_S, Bounds, Collected, collect
 from store.database import DEFAULT_BUSY_TIMEOUT_S, Database
 from store.embeddings import Embeddings, Near
 from store.episodes import EpisodeRow, Episodes, OutcomeRow, TaskRow
 from store.errors import translated
 from store.leases import Lease, Leases
 from store.policy_versions import PolicyVersionRow, PolicyVersions
+from store.upkeep import Report, repair, verify
 
 __all__ = [
     "AdapterKey",
     "AdapterRow",
     "AdapterStats",
+    "Bounds",
+    "Collected",
     "Embeddings",
     "EpisodeRow",
     "Episodes",
@@ -27,6 +31,7 @@ __all__ = [
     "Near",
     "OutcomeRow",
     "PolicyVersionRow",
+    "Report",
     "Store",
     "TaskRow",
 ]
@@ -63,6 +68,18 @@ class Store:
         return cls(
             db, Episodes(db), Adapters(db, adapters_folder), Embeddings(db), Leases(db), PolicyVersions(db)
         )
+
+    def verify(self) -> Report:
+        """Whether all that was kept is as it was written; see `store.upkeep`."""
+        return verify(self.adapters, self.db)
+
+    def repair(self) -> list[str]:
+        """Mend what `verify` finds, as far as that can be; a sentence for each thing that was done."""
+        return repair(self.adapters, self.db)
+
+    def collect(self, bounds: Bounds, *, idle_s: float = IN_USE_S) -> Collected:
+        """Evict adapters beyond the bounds and take away folders that no row names; see `store.bounds`."""
+        return collect(self.adapters, self.db, bounds, idle_s=idle_s)
 
     def close(self) -> None:
         """Close the database's connections."""

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 
 from store import blobs
-from store.database import Database, insert_or
+from store.database import Database, hold_folders, insert_or, retried
 from store.errors import AdapterDamaged, NotFound, translated
 from store.leases import Lease, check_lease
 from store.tables import adapter_demonstrations, adapters
@@ -127,32 +127,39 @@ class Adapters:
             digest = blobs.content_hash(staged_folder)
         now = time.time()
         row = AdapterRow(key, digest, size, now, now, accepted, dict(report), tuple(demonstration_hashes))
+        self._put_in_place(row, staged_folder, lease)
+        return row
+
+    @retried
+    def _put_in_place(self, row: AdapterRow, staged_folder: Path, lease: Lease | None) -> None:
+        key = row.key
         values = asdict(row) | asdict(key) | {"key_hash": key.hash}
         del values["key"]
         with self._db.write() as connection:
+            hold_folders(connection, alone=False)
             if lease is not None:
                 check_lease(connection, lease)
             with translated(self.folder):
-                blobs.install(staged_folder, self.folder, digest)
+                blobs.install(staged_folder, self.folder, row.content_hash)
             connection.execute(
                 insert_or(connection, adapters)
                 .values(values)
                 .on_conflict_do_update(index_elements=[adapters.c.key_hash], set_=values)
             )
-            _index(connection, key.hash, row.demonstration_hashes)
-        return row
+            index_demonstrations(connection, key.hash, row.demonstration_hashes)
 
+    @retried
     def find(self, key: AdapterKey) -> AdapterRow | None:
         """The adapter of exactly this key."""
         with self._db.read() as connection:
             found = connection.execute(select(adapters).where(adapters.c.key_hash == key.hash)).first()
-        return None if found is None else _from_sql(found)
+        return None if found is None else adapter_row(found)
 
     def find_hashed(self, key_hashes: Collection[str]) -> dict[str, AdapterRow]:
         """Those adapters that are recorded, by the hash of their key."""
         query = select(adapters).where(adapters.c.key_hash.in_(key_hashes))
         with self._db.read() as connection:
-            return {row.key_hash: _from_sql(row) for row in connection.execute(query)}
+            return {row.key_hash: adapter_row(row) for row in connection.execute(query)}
 
     def find_exact(
         self, fingerprint: str, base_revision: str, template: str, recipe: str, seed: int
@@ -160,6 +167,7 @@ class Adapters:
         """`find` by the key's parts."""
         return self.find(AdapterKey(fingerprint, base_revision, template, recipe, seed))
 
+    @retried
     def find_subset(
         self, demonstration_hashes: Collection[str], base_revision: str, template: str
     ) -> Sequence[AdapterRow]:
@@ -174,7 +182,7 @@ class Adapters:
                 adapters.c.base_revision == base_revision,
                 adapters.c.template == template,
             )
-            rows = [_from_sql(row) for row in connection.execute(query)]
+            rows = [adapter_row(row) for row in connection.execute(query)]
         return sorted(rows, key=lambda row: (-len(set(row.demonstration_hashes)), -row.created_at))
 
     def path(self, row: AdapterRow, verify: bool = True) -> Path:
@@ -187,6 +195,11 @@ class Adapters:
             AdapterDamaged: it is missing or, with `verify`, its content does not match its hash.
                 Publishing the adapter again repairs it.
         """
+        if not blobs.NAME.fullmatch(row.content_hash):
+            raise AdapterDamaged(
+                f"An adapter's row names {row.content_hash[:80]!r}, which is no content hash; "
+                "train the task again to replace it."
+            )
         folder = self.folder / row.content_hash
         if not folder.is_dir():
             raise AdapterDamaged(
@@ -214,7 +227,7 @@ class Adapters:
         Raises:
             NotFound: it is no longer recorded.
         """
-        self._update(row, last_used_at=time.time())
+        self._update(row, {"last_used_at": time.time()})
 
     def set_accepted(self, row: AdapterRow, accepted: bool) -> AdapterRow:
         """Record the guard's verdict; the row with it.
@@ -222,15 +235,17 @@ class Adapters:
         Raises:
             NotFound: it is no longer recorded.
         """
-        self._update(row, accepted=accepted)
+        self._update(row, {"accepted": accepted})
         return replace(row, accepted=accepted)
 
+    @retried
     def list(self) -> Sequence[AdapterRow]:
         """All adapters, last used first."""
         query = select(adapters).order_by(adapters.c.last_used_at.desc(), adapters.c.key_hash)
         with self._db.read() as connection:
-            return [_from_sql(row) for row in connection.execute(query)]
+            return [adapter_row(row) for row in connection.execute(query)]
 
+    @retried
     def stats(self) -> AdapterStats:
         """Counts and bytes of all adapters."""
         folders = select(adapters.c.content_hash, adapters.c.size_bytes).distinct().subquery()
@@ -243,7 +258,8 @@ class Adapters:
             n_adapters, n_accepted, size = connection.execute(query).one()
         return AdapterStats(n_adapters, n_accepted, int(size))
 
-    def _update(self, row: AdapterRow, **values: object) -> None:
+    @retried
+    def _update(self, row: AdapterRow, values: Mapping[str, object]) -> None:
         with self._db.write() as connection:
             result = connection.execute(
                 update(adapters).where(adapters.c.key_hash == row.key.hash).values(values)
@@ -252,7 +268,9 @@ class Adapters:
             raise NotFound(f"No adapter with key {row.key.hash[:12]}…; train the task again.")
 
 
-def _index(connection: Connection, key_hash: str, demonstration_hashes: Collection[str]) -> None:
+def index_demonstrations(
+    connection: Connection, key_hash: str, demonstration_hashes: Collection[str]
+) -> None:
     """Say anew which demonstrations this adapter was trained on."""
     index, own = adapter_demonstrations, sorted(set(demonstration_hashes))
     connection.execute(delete(index).where(index.c.key_hash == key_hash))
@@ -279,7 +297,8 @@ def _keys_of_subsets(connection: Connection, wanted: Collection[str]) -> Select[
     )
 
 
-def _from_sql(row: Row[Any]) -> AdapterRow:
+def adapter_row(row: Row[Any]) -> AdapterRow:
+    """A row of the table as the value that it means."""
     return AdapterRow(
         AdapterKey(row.fingerprint, row.base_revision, row.template, row.recipe, row.seed),
         row.content_hash,

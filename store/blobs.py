@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -18,6 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 STAGING_PREFIX = ".staging-"
+NAME = re.compile("[0-9a-f]{64}")
+"""Of a published folder, whole; nothing else is ever looked for, so that no name leads elsewhere."""
 STAGING_MAX_AGE_S = 24 * 3600.0
 SETTLED_AFTER_S = 3.0
 """More than the coarsest clock of a file system, 2 s."""
@@ -74,6 +77,22 @@ def stage(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
+def published(folder: Path) -> list[Path]:
+    """The folders under their final names, sorted."""
+    return sorted(path for path in folder.glob("*") if NAME.fullmatch(path.name) and path.is_dir())
+
+
+def staging(folder: Path) -> list[Path]:
+    """Folders that somebody is writing, or was writing when it was killed."""
+    return list(folder.glob(f"{STAGING_PREFIX}*"))
+
+
+def age_s(folder: Path) -> float:
+    """Seconds since it was put in place or changed."""
+    found = folder.stat()
+    return time.time() - max(found.st_mtime, found.st_ctime)
+
+
 def flush(folder: Path) -> None:
     """Have the disk hold all files of `folder` before it is installed."""
     for path in files_of(folder):
@@ -84,20 +103,23 @@ def flush(folder: Path) -> None:
 
 
 def install(staged: Path, folder: Path, digest: str) -> Path:
-    """Rename the flushed `staged` to `folder/digest`; a whole folder that is there already is kept.
+    """Rename the flushed `staged` to `folder/digest`, once: a whole folder that is there already is kept.
 
     A damaged folder of that name is replaced.
     """
     target = folder / digest
     with stage(folder) as aside:
-        if target.exists() and content_hash(target) != digest:
+        if target.exists():
+            if content_hash(target) == digest:
+                shutil.rmtree(staged, ignore_errors=True)
+                return target
             os.rename(target, aside / "damaged")
         try:
             os.rename(staged, target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            shutil.rmtree(staged)  # the same content is in place
+            shutil.rmtree(staged)  # somebody put the same content in place just now
     _flush_entries(folder)
     return target
 
@@ -115,7 +137,7 @@ def _flush_entries(folder: Path) -> None:
 def _sweep(folder: Path) -> None:
     """Remove what programs that were killed while staging have left."""
     oldest = time.time() - STAGING_MAX_AGE_S
-    for left in folder.glob(f"{STAGING_PREFIX}*"):
+    for left in staging(folder):
         with suppress(FileNotFoundError):  # its owner was just done with it
             if left.stat().st_mtime < oldest:
-                shutil.rmtree(left)
+                shutil.rmtree(left, ignore_errors=True)  # another program may sweep, too

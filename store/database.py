@@ -2,19 +2,25 @@
 
 Reads run in a plain transaction; writes take SQLite's write lock at once (`BEGIN IMMEDIATE`), so that
 two writers wait for each other in place of failing half-way. No transaction may span model work:
-take what you need, leave, then compute. Knows nothing of what the tables hold.
+take what you need, leave, then compute.
+
+Waiting is bounded by the busy timeout: for a lock, and for a server that went away and may come back. What was
+lost in the middle of a transaction is done again from its beginning (`retried`), which is right for statements that
+do the same when they are done twice; a connection may be lost just after a commit. Knows nothing of what the tables
+hold.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from sqlalchemy import (
     Connection,
@@ -29,7 +35,15 @@ from sqlalchemy import (
     text,
 )
 
-from store.errors import DatabaseTooNew, DatabaseUnavailable, StoreError, is_lock_error, translated
+from store.errors import (
+    ConnectionLost,
+    DatabaseLocked,
+    DatabaseTooNew,
+    DatabaseUnavailable,
+    StoreError,
+    passes,
+    translated,
+)
 from store.migrations import HEAD
 
 if TYPE_CHECKING:
@@ -38,9 +52,16 @@ if TYPE_CHECKING:
     from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 DEFAULT_BUSY_TIMEOUT_S = 10.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5
 UPGRADE_LOCK = 7_487_001
 """Key of the PostgreSQL advisory lock that lets one process upgrade at a time; any constant does."""
+
+FOLDERS_LOCK = 7_487_002
+"""Key of the one that keeps folders in place until their rows are there (`hold_folders`)."""
 
 
 class Database:
@@ -95,7 +116,9 @@ class Database:
             event.listen(self.engine, "connect", _on_sqlite_connect)
             event.listen(self.engine, "begin", _on_sqlite_begin)
         self._writer = self.engine.execution_options(sqlite_begin="IMMEDIATE")
-        self._busy_timeout_s = busy_timeout_s
+        self.busy_timeout_s = busy_timeout_s
+        self.reached = False
+        """Whether there was ever a connection: a server that never was there is not waited for."""
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -139,7 +162,7 @@ class Database:
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
-        deadline = time.monotonic() + self._busy_timeout_s
+        waiting = Waiting(self.busy_timeout_s)
         with translated(self.where), ExitStack() as stack:
             while True:
                 try:
@@ -148,10 +171,53 @@ class Database:
                 except exc.OperationalError as error:
                     # SQLite waits by itself for most locks, but not when two connections switch a new
                     # file to WAL at once: then it fails immediately.
-                    if not is_lock_error(error) or time.monotonic() >= deadline:
+                    if not passes(error, reached=self.reached) or not waiting.pause():
                         raise
-                    time.sleep(0.02)
+            self.reached = True
             yield connection
+
+
+class Waiting:
+    """Pauses that grow, with some chance in them so that two who collide don't again, until a time is over."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._deadline = time.monotonic() + timeout_s
+        self._pause_s = FIRST_PAUSE_S
+
+    def pause(self) -> bool:
+        """Sleep a little; False, without sleeping, when the time is over."""
+        if time.monotonic() >= self._deadline:
+            return False
+        time.sleep(self._pause_s * random.uniform(0.5, 1.0))
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        return True
+
+
+def retried(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """A method of a repository (its database is `_db`) that does the same when it is done twice: done again, from its beginning, when the
+    connection was lost in its middle or the database broke a deadlock; for at most the busy timeout."""
+
+    @wraps(method)
+    def again(self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+        waiting = Waiting(self._db.busy_timeout_s)
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except (ConnectionLost, DatabaseLocked):
+                if not self._db.reached or not waiting.pause():
+                    raise
+
+    return cast(Callable[Concatenate[Any, P], T], again)
+
+
+def hold_folders(connection: Connection, *, alone: bool) -> None:
+    """Until the commit of this write transaction: folders may be put in place or, `alone`, taken away.
+
+    On SQLite the write transaction itself keeps all others out.
+    """
+    if connection.dialect.name == "postgresql":
+        name = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
+        connection.execute(text(f"SELECT {name}(:key)"), {"key": FOLDERS_LOCK})
 
 
 def insert_or(connection: Connection, table: Table) -> SqliteInsert | PostgresInsert:

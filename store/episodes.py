@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from sqlalchemy import Row, exists, select, tuple_
 
-from store.database import Database, columns_of, insert_new
+from store.database import Database, columns_of, insert_new, retried
 from store.errors import NotFound, StoreError
 from store.tables import episodes, outcomes, tasks
 
@@ -95,6 +95,7 @@ class Episodes:
     def __init__(self, db: Database) -> None:
         self._db = db
 
+    @retried
     def record(self, row: EpisodeRow, task: TaskRow) -> bool:
         """Write the episode, and its task if new, in one transaction.
 
@@ -106,6 +107,7 @@ class Episodes:
             insert_new(connection, tasks, task_values)
             return insert_new(connection, episodes, columns_of(row))
 
+    @retried
     def get(self, episode_id: str) -> EpisodeRow:
         """The episode with this id, or the only one whose id begins so (at least 6 characters).
 
@@ -132,6 +134,7 @@ class Episodes:
             raise NotFound(f"No episode {episode_id!r}; {hint}.")
         return _from_sql(found[0])
 
+    @retried
     def task(self, fingerprint: str) -> TaskRow:
         """The task with this fingerprint.
 
@@ -145,12 +148,14 @@ class Episodes:
         pairs = tuple((given, output) for given, output in row.demonstrations)
         return TaskRow(row.fingerprint, row.instruction, pairs, row.name, row.created_at)
 
+    @retried
     def recent(self, limit: int) -> list[EpisodeRow]:
         """The last episodes, newest first."""
         query = select(episodes).order_by(episodes.c.created_at.desc(), episodes.c.episode_id).limit(limit)
         with self._db.read() as connection:
             return [_from_sql(row) for row in connection.execute(query)]
 
+    @retried
     def add_outcome(self, row: OutcomeRow) -> bool:
         """Add evidence.
 
@@ -166,6 +171,7 @@ class Episodes:
                 raise NotFound(f"No episode {row.episode_id!r}; see the history for its id.")
             return insert_new(connection, outcomes, columns_of(row))
 
+    @retried
     def outcomes(self, episode_id: str) -> tuple[OutcomeRow, ...]:
         """All evidence about the episode with this whole id, in the order in which it came."""
         with self._db.read() as connection:
@@ -177,22 +183,26 @@ class Episodes:
 
         Read page by page, so that no transaction is open while the caller works.
         """
-        position = tuple_(episodes.c.created_at, episodes.c.episode_id)
-        judged = exists().where(outcomes.c.episode_id == episodes.c.episode_id)
-        query = (
-            select(episodes).where(judged).order_by(episodes.c.created_at, episodes.c.episode_id).limit(PAGE)
-        )
         last: EpisodeRow | None = None
         while True:
-            after = query if last is None else query.where(position > (last.created_at, last.episode_id))
-            with self._db.read() as connection:
-                page = [_from_sql(row) for row in connection.execute(after)]
-                evidence = _outcomes_of(connection.execute(_outcomes_query(page)).all())
-            for episode in page:
-                yield episode, tuple(evidence[episode.episode_id])
+            page = self._judged_after(last)
+            yield from page
             if len(page) < PAGE:
                 return
-            last = page[-1]
+            last = page[-1][0]
+
+    @retried
+    def _judged_after(self, last: EpisodeRow | None) -> list[tuple[EpisodeRow, tuple[OutcomeRow, ...]]]:
+        """The next page of episodes that have outcomes."""
+        order = (episodes.c.created_at, episodes.c.episode_id)
+        judged = exists().where(outcomes.c.episode_id == episodes.c.episode_id)
+        query = select(episodes).where(judged).order_by(*order).limit(PAGE)
+        if last is not None:
+            query = query.where(tuple_(*order) > (last.created_at, last.episode_id))
+        with self._db.read() as connection:
+            page = [_from_sql(row) for row in connection.execute(query)]
+            evidence = _outcomes_of(connection.execute(_outcomes_query(page)).all())
+        return [(episode, tuple(evidence.get(episode.episode_id, ()))) for episode in page]
 
 
 def _outcomes_query(page: Sequence[EpisodeRow]) -> Any:

@@ -2,6 +2,7 @@
 
     StoreError                  also: the database refused a statement, or a file operation failed
     ├── DatabaseUnavailable     the database can't be opened or connected to
+    │   └── ConnectionLost      its server went away, or is just starting
     ├── DatabaseLocked          another program held the database longer than the busy timeout
     ├── DatabaseCorrupt         the file is not a database, or is malformed
     ├── DatabaseTooNew          the schema was made by a later version of this program
@@ -18,6 +19,7 @@ place where errors of SQLAlchemy, its drivers and the file system become these.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -33,6 +35,10 @@ class StoreError(Exception):
 
 class DatabaseUnavailable(StoreError):
     """The database can't be opened or connected to."""
+
+
+class ConnectionLost(DatabaseUnavailable):
+    """The database's server went away, or is just starting."""
 
 
 class DatabaseLocked(StoreError):
@@ -80,11 +86,17 @@ def translated(where: str | Path) -> Iterator[None]:
         raise _from_sqlalchemy(error, where) from error
     except OSError as error:
         raise _from_os(error, where) from error
+    except json.JSONDecodeError as error:  # a column's, as it is read
+        reason = f"a value is not JSON: {error}"
+        raise DatabaseCorrupt(_SENTENCES[DatabaseCorrupt].format(where=where, reason=reason)) from error
 
 
-def is_lock_error(error: exc.SQLAlchemyError) -> bool:
-    """Whether `error` says that somebody else holds the database, so that waiting may help."""
-    return _kind(error) is DatabaseLocked
+def passes(error: exc.SQLAlchemyError, *, reached: bool) -> bool:
+    """Whether waiting may help: somebody else holds the database, or its server is just starting, or is away
+    although it was `reached` before."""
+    kind = _kind(error)
+    starting = getattr(getattr(error, "orig", None), "sqlstate", None) == STARTING
+    return kind is DatabaseLocked or starting or (kind is ConnectionLost and reached)
 
 
 _SQLITE_KINDS: dict[int, type[StoreError]] = {
@@ -101,10 +113,10 @@ _SQLITE_KINDS: dict[int, type[StoreError]] = {
 """By primary result code, https://www.sqlite.org/rescode.html."""
 
 _SQLSTATE_KINDS: dict[str, type[StoreError]] = {
-    "08": DatabaseUnavailable,  # connection exception
+    "08": ConnectionLost,  # connection exception
     "28": DatabaseUnavailable,  # invalid authorization
     "3D": DatabaseUnavailable,  # no such database
-    "57": DatabaseUnavailable,  # operator intervention: shut down, starting up
+    "57": ConnectionLost,  # operator intervention: shut down, starting up
     "53": DatabaseUnavailable,  # insufficient resources: too many connections
     "53100": NoSpace,  # disk full
     "55P03": DatabaseLocked,  # lock timeout
@@ -115,6 +127,10 @@ _SQLSTATE_KINDS: dict[str, type[StoreError]] = {
     "XX002": DatabaseCorrupt,
 }
 """By whole code or its class, https://www.postgresql.org/docs/current/errcodes-appendix.html."""
+
+
+STARTING = "57P03"
+"""The server takes no connections yet."""
 
 
 def _kind(error: exc.SQLAlchemyError) -> type[StoreError]:
@@ -128,7 +144,7 @@ def _kind(error: exc.SQLAlchemyError) -> type[StoreError]:
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
         return _SQLSTATE_KINDS.get(state) or _SQLSTATE_KINDS.get(state[:2], StoreError)
-    return DatabaseUnavailable if isinstance(error, exc.OperationalError) else StoreError
+    return ConnectionLost if isinstance(error, exc.OperationalError) else StoreError
 
 
 def _from_sqlalchemy(error: exc.SQLAlchemyError, where: str | Path) -> StoreError:
@@ -148,6 +164,9 @@ def _from_sqlalchemy(error: exc.SQLAlchemyError, where: str | Path) -> StoreErro
 _SENTENCES: dict[type[StoreError], str] = {
     DatabaseUnavailable: (
         "Can't open the database {where} ({reason}); check its path or URL and that it can be reached."
+    ),
+    ConnectionLost: (
+        "The database {where} can't be reached ({reason}); check that its server runs, then try again."
     ),
     DatabaseLocked: (
         "The database {where} stayed locked by another program ({reason}); close that program or try again."

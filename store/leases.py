@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Double, select, update
+from sqlalchemy import Connection, Double, or_, select, update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from store.database import Database, insert_or
+from store.database import Database, insert_or, retried
 from store.errors import LeaseLost
 from store.tables import leases
 
@@ -53,8 +53,15 @@ class Leases:
     def __init__(self, db: Database) -> None:
         self._db = db
 
+    @retried
     def acquire(self, name: str, owner: str, ttl_s: float) -> Lease | None:
-        """The lease, or None while anybody (the same owner included) holds it unexpired."""
+        """The lease, or None while anybody (the same owner included) holds it unexpired.
+
+        All who ask for one name give the same `ttl_s`: a lease that ends later than twice that from now is of a clock
+        that was set back since, and is taken over as well.
+
+        Where the connection was lost just after the lease was had, nobody knows of it, and it ends by itself.
+        """
         expires_at = database_now() + ttl_s
         with self._db.write() as connection:
             statement = (
@@ -63,7 +70,10 @@ class Leases:
                 .on_conflict_do_update(
                     index_elements=[leases.c.name],
                     set_={"owner": owner, "token": leases.c.token + 1, "expires_at": expires_at},
-                    where=leases.c.expires_at <= database_now(),
+                    where=or_(
+                        leases.c.expires_at <= database_now(),
+                        leases.c.expires_at > database_now() + 2 * max(ttl_s, 0.0),
+                    ),
                 )
                 .returning(leases.c.token)
             )
@@ -84,6 +94,7 @@ class Leases:
         """Give the lease back; one that was taken over stays with its new owner."""
         self._set_expiry(lease, None)
 
+    @retried
     def _set_expiry(self, lease: Lease, ttl_s: float | None) -> bool:
         values = (
             {"expires_at": database_now() + ttl_s} if ttl_s is not None else {"expires_at": 0.0, "owner": ""}

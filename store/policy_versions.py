@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from store.database import Database, insert_new
+from store.database import Database, insert_new, retried
 from store.errors import NotFound
 from store.tables import policy_versions
 
@@ -31,6 +31,7 @@ class PolicyVersions:
     def __init__(self, db: Database) -> None:
         self._db = db
 
+    @retried
     def save(self, version: str, payload: Mapping[str, Any]) -> bool:
         """Keep a policy, not active yet.
 
@@ -41,12 +42,14 @@ class PolicyVersions:
         with self._db.write() as connection:
             return insert_new(connection, policy_versions, values)
 
+    @retried
     def active(self) -> PolicyVersionRow | None:
         """The active policy; None before the first `activate`."""
         with self._db.read() as connection:
             row = connection.execute(select(policy_versions).where(policy_versions.c.active)).first()
         return None if row is None else PolicyVersionRow(**row._mapping)
 
+    @retried
     def activate(self, version: str) -> None:
         """Make this version the active one, by one statement.
 
@@ -61,11 +64,13 @@ class PolicyVersions:
                 raise NotFound(f"No policy version {version!r}; save it first or choose one of those listed.")
             connection.execute(update(policy_versions).values(active=policy_versions.c.version == version))
 
+    @retried
     def deactivate(self) -> None:
         """Leave no version active."""
         with self._db.write() as connection:
             connection.execute(update(policy_versions).values(active=False))
 
+    @retried
     def note(self, version: str, key: str, value: Any) -> None:
         """Put `value` under `key` into a version's payload, beside what was saved.
 
@@ -82,6 +87,7 @@ class PolicyVersions:
                 update(policy_versions).where(policy_versions.c.version == version).values(payload=changed)
             )
 
+    @retried
     def list(self) -> Sequence[PolicyVersionRow]:
         """All versions, newest first."""
         query = select(policy_versions).order_by(

@@ -102,7 +102,7 @@ def _read(file: Path | None) -> dict[str, dict[str, float]]:
     try:
         found = json.loads(file.read_text())
         return {str(k): {t: float(v[t]) for t in ("bfloat16", "float32")} for k, v in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}  # a measurement that can't be read is made again
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import queue
 import threading
 import time
@@ -20,7 +21,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ttt.errors import ModelError
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ttt.runner import Runner
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 MAX_ATTACHED = 8
 """Saved adapters kept attached for reuse; the least recently used that nobody is using goes first."""
@@ -102,14 +104,18 @@ class Bench:
 class Engine:
     """Owner of one loaded model. Close it when done."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, reload: Callable[[], LoadedModel] | None = None) -> None:
+        """`reload` loads the same model once more, should its weights in memory ever be found changed."""
         from ttt.decoder import read
         from ttt.decoding import decoding_decoder
+        from ttt.integrity import Watch
         from ttt.lora import AdapterSlots
         from ttt.model import default_cache_dir
         from ttt.rounds import Rounds
 
         self.loaded = loaded
+        self._reload = reload
+        self._notices: list[str] = []
         self.trainings = Rounds(self)
         decoder = read(loaded.model)
         remembered = default_cache_dir() / "decoding.json"
@@ -117,6 +123,8 @@ class Engine:
         self._bench = Bench(
             loaded, AdapterSlots(loaded.model), decoder, decoding, self._give_way, self._clock
         )
+        self._watch = Watch(loaded.model)
+        self._bench.slots.after_drop = self._look_at_base
         self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._count = itertools.count()
         self._attached: dict[str, None] = {}
@@ -189,7 +197,53 @@ class Engine:
 
     async def base_hash(self) -> str:
         """SHA-256 over all base parameters and buffers, adapters left out."""
+        from ttt.integrity import parameters_hash
+
         return await self.run(lambda bench: parameters_hash(bench.loaded.model))
+
+    async def check_base(self) -> bool:
+        """Whether all base weights are as in the model's files, which are loaded once more for that; where they are
+        not, they are put right, and `take_notices` says so.
+
+        Raises:
+            ModelError: the engine was not told how to load the model, or its files are damaged.
+        """
+        return await self.run(self._check_all)
+
+    def take_notices(self) -> list[str]:
+        """What happened to the engine since the last time, for people."""
+        notices, self._notices = self._notices, []
+        return notices
+
+    def _look_at_base(self) -> None:
+        """After an adapter was taken off, on the owner thread."""
+        name = self._watch.changed()
+        if name is not None:
+            self._put_right(f"The base model's {name} had changed in memory")
+
+    def _check_all(self, bench: Bench) -> bool:
+        from ttt.integrity import parameters_hash
+
+        found = parameters_hash(bench.loaded.model)
+        fresh = self._load_again()
+        if found == parameters_hash(fresh.model):
+            return True
+        self._put_right("The base model's weights had changed in memory", fresh)
+        return False
+
+    def _load_again(self) -> LoadedModel:
+        if self._reload is None:
+            raise ModelError("The base model can't be loaded anew here; open the router again.")
+        return self._reload()
+
+    def _put_right(self, what: str, fresh: LoadedModel | None = None) -> None:
+        from ttt.integrity import restore
+
+        log.error("%s; it is loaded anew.", what)
+        fresh = self._load_again() if fresh is None else fresh
+        restore(self.loaded.model, fresh.model)
+        self._watch.remember()
+        self._notices.append(f"{what} and was loaded anew; answers since the last check may have been wrong.")
 
     def close(self) -> None:
         """Finish what is queued, then end the owner thread."""
@@ -224,20 +278,3 @@ class Engine:
             started = time.perf_counter()
             run()
             self.busy_s += time.perf_counter() - started
-
-
-def parameters_hash(model: Any) -> str:
-    """SHA-256 over names, types and bytes of all tensors of the base model; LoRA tensors are skipped."""
-    import hashlib
-
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if "lora_" in name:
-            continue
-        plain = name.replace(".base_layer", "")
-        data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
-        digest.update(f"{plain} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(data.tobytes())
-    return digest.hexdigest()

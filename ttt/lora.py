@@ -8,7 +8,6 @@ that owns the model may call in here.
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,16 +24,15 @@ from peft import (
 )
 from peft.tuners.lora import Linear, LoraLayer
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from ttt.adapter_files import read_config, read_weights
 from ttt.decoder import Decoder, Plain
 from ttt.errors import AdapterError
 from ttt.prefix import Prefix, is_prefix, load_prefix
 from ttt.recipes import Recipe
 
 T = TypeVar("T")
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
 class AdapterSlots:
@@ -45,6 +43,8 @@ class AdapterSlots:
         self._base = model
         self._peft: PeftModel | None = None
         self._prefixes: dict[str, Prefix] = {}
+        self.after_drop: Callable[[], None] = lambda: None
+        """Called when an adapter was taken off."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,14 +80,12 @@ class AdapterSlots:
             AdapterError: the folder is no adapter for this model.
         """
         try:
-            for file in (CONFIG_FILE, WEIGHTS_FILE):
-                if not (folder / file).is_file():
-                    raise FileNotFoundError(f"it has no {file}")
-            stored = load_file(folder / WEIGHTS_FILE)
-            if is_prefix(json.loads((folder / CONFIG_FILE).read_text())):
+            given, stored = read_config(folder), read_weights(folder)
+            if is_prefix(given):
                 if decoder is None:
                     raise ValueError("it is a trained prefix, which this model can't begin with")
-                self.put(name, load_prefix(stored, decoder))
+                room = getattr(self._base.config, "max_position_embeddings", None)
+                self.put(name, load_prefix(stored, decoder, room))
                 return
             config = LoraConfig.from_pretrained(str(folder))
             peft = self._add(name, config)
@@ -97,13 +95,26 @@ class AdapterSlots:
             set_peft_model_state_dict(peft, stored, adapter_name=name)
         except (ValueError, RuntimeError, OSError, KeyError, TypeError, SafetensorError) as error:
             self.drop(name)
-            first = str(error).strip().split("\n", 1)[0]
+            first = (str(error).strip() or type(error).__name__).split("\n", 1)[0][:300]
             raise AdapterError(
                 f"The adapter in {folder} does not fit this base model or is damaged ({first}); train it again."
             ) from error
 
     def save(self, name: str, folder: Path) -> None:
-        """Write `adapter_config.json` and `adapter_model.safetensors` into `folder`."""
+        """Write `adapter_config.json` and `adapter_model.safetensors` into `folder`.
+
+        Raises:
+            AdapterError: they can't be written.
+        """
+        try:
+            self._save(name, folder)
+        except (OSError, SafetensorError) as error:
+            first = (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+            raise AdapterError(
+                f"The adapter can't be written to {folder} ({first}); free some disk space or make the folder writable."
+            ) from error
+
+    def _save(self, name: str, folder: Path) -> None:
         if name in self._prefixes:
             self._prefixes[name].save(folder, str(self._base.name_or_path))
             return
@@ -151,6 +162,7 @@ class AdapterSlots:
         else:
             peft = self._peft
             _quiet(lambda: peft.delete_adapter(name))
+        self.after_drop()
 
     @contextlib.contextmanager
     def active(self, name: str | None) -> Iterator[PreTrainedModel]:

@@ -38,6 +38,8 @@ Progress = Callable[[str], None]
 
 DEFAULT_MODEL = "smollm2-135m"
 MANIFEST = "manifest.json"
+MAX_HEADER_BYTES = 100_000_000
+"""Of a safetensors file; what the library itself reads at most."""
 HEARTBEAT_S = 5.0
 """Seconds between two messages while pip downloads."""
 
@@ -273,11 +275,13 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         try:
             with path.open("rb") as file:
                 (length,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(min(length, n_bytes)))
+                if length > min(n_bytes, MAX_HEADER_BYTES):
+                    raise ValueError(f"a header of {length} bytes")
+                header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
             shapes |= {key: tuple(tensor["shape"]) for key, tensor in header.items()}
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelDamaged(f"{path} has no readable safetensors header: get the model again.") from error
         if 8 + length + end != n_bytes:
             raise ModelDamaged(
@@ -289,7 +293,7 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelDamaged(f"{path} can't be read as JSON ({error}): get the model again.") from error
     if not isinstance(content, dict):
         raise ModelDamaged(f"{path} is not a JSON object: get the model again.")

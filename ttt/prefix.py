@@ -82,17 +82,19 @@ class Prefix:
         save_file({"prompt_embeddings": rows.contiguous()}, folder / "adapter_model.safetensors")
 
 
-def load_prefix(stored: dict[str, Tensor], like: Decoder) -> Prefix:
-    """The prefix that `save` wrote, for the model `like`.
+def load_prefix(stored: dict[str, Tensor], like: Decoder, room: int | None = None) -> Prefix:
+    """The prefix that `save` wrote, for the model `like`, whose context has `room` tokens.
 
     Raises:
-        ValueError: it is of another model.
+        ValueError: it is of another model, or longer than its context.
     """
     rows = stored.get("prompt_embeddings")
     layers, width = len(like.layers), like.kv_heads * like.head_size
     if rows is None or rows.dim() != 2 or rows.shape[1] != layers * 2 * width:
         found = "no prompt_embeddings" if rows is None else f"prompt_embeddings of {tuple(rows.shape)}"
         raise ValueError(f"it has {found} where the model needs (tokens, {layers * 2 * width})")
+    if not len(rows) or (room is not None and len(rows) > room):
+        raise ValueError(f"it has {len(rows)} tokens where the model's context has {room}")
     kv = rows.view(len(rows), layers, 2, like.kv_heads, like.head_size).permute(1, 2, 3, 0, 4)
     return Prefix(kv.to(like.device, like.dtype).contiguous())
 

@@ -39,6 +39,10 @@ def read_recipes(path: str) -> tuple[Recipe, Recipe]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TaskError(f"The recipe file {path} is not TOML: {error}; correct it.") from error
+    except RecursionError as error:
+        raise TaskError(
+            f"The recipe file {path} is nested too deeply; a recipe has no lists in lists."
+        ) from error
     base = data.pop("base", "standard")
     if not isinstance(base, str) or base not in RECIPES:
         raise TaskError(f"{path} sets base to {base!r}; it must be one of: {', '.join(RECIPES)}.")

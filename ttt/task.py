@@ -10,12 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ttt.errors import TaskError
 
 FINGERPRINT_TAG = "task1"
 """Version of the canonical form; another form is another tag, never a silent reuse."""
+
+MAX_DEMONSTRATIONS = 10_000
+MAX_QUERIES = 10_000
+MAX_CHARACTERS = 200_000
+"""Of one text; the longest contexts hold about so much."""
+MAX_TASK_CHARACTERS = 5_000_000
+"""Of all texts together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,41 @@ def fingerprint(task: Task) -> str:
         [canonical_text(task.instruction), pairs], ensure_ascii=False, separators=(",", ":")
     )
     return f"{FINGERPRINT_TAG}:{hashlib.sha256(canonical.encode()).hexdigest()}"
+
+
+def check_size(task: Task, queries: Sequence[Query] = ()) -> None:
+    """Refuse what would take memory or time without end before anything reads it.
+
+    Raises:
+        TaskError: too many demonstrations or queries, or too long texts.
+    """
+    for n, most, what in (
+        (len(task.demonstrations), MAX_DEMONSTRATIONS, "demonstrations"),
+        (len(queries), MAX_QUERIES, "queries"),
+    ):
+        if n > most:
+            raise TaskError(f"There are {n} {what}, at most {most} are taken; leave some out.")
+    texts = [("The instruction", task.instruction)]
+    for i, d in enumerate(task.demonstrations, start=1):
+        texts += [
+            (f"The input of demonstration {i}", d.input),
+            (f"The output of demonstration {i}", d.output),
+        ]
+    for i, query in enumerate(queries, start=1):
+        texts += [
+            (f"Query {i}", query.input),
+            *((f"Query {i}", text) for turn in query.turns or () for text in turn),
+        ]
+    for what, text in texts:
+        if len(text) > MAX_CHARACTERS:
+            raise TaskError(
+                f"{what} has {len(text)} characters, at most {MAX_CHARACTERS} are taken; shorten it."
+            )
+    total = sum(len(text) for _, text in texts)
+    if total > MAX_TASK_CHARACTERS:
+        raise TaskError(
+            f"Task and queries have {total} characters, at most {MAX_TASK_CHARACTERS} are taken; leave some out."
+        )
 
 
 def clean_task(task: Task) -> tuple[Task, tuple[str, ...]]:

@@ -25,6 +25,7 @@ from router.cli.options import DataDir, Device, Dtype, Model, settings_of
 from router.cli.progress import Reporter
 from router.cli.serve import serve
 from router.cli.solve import solve
+from router.cli.store import app as store_app
 from router.cli.tune import tune
 from router.errors import check_packages, exit_code
 
@@ -45,7 +46,7 @@ Exit codes:
   2    wrong usage, or an impossible setting
   3    the task, one of its files or a metric can't be used as given
   4    the base model can't be had, loaded or held in memory
-  5    the database, the data folder or a kept adapter
+  5    the database, the data folder or a kept adapter; `store verify` found a problem
   6    training failed where no fall-back was asked for (--arm ttt)
   7    no such episode or policy version
   8    an impossible preference, signal or policy
@@ -53,6 +54,8 @@ Exit codes:
   130  stopped by Ctrl-C
 """
 
+MAX_MESSAGE = 2000
+"""Characters of an error."""
 app = typer.Typer(
     name="ttt-router",
     help="Answer few-shot tasks with a local language model: in-context learning first, training when it pays.",
@@ -75,6 +78,7 @@ app.command("feedback")(feedback)
 app.command("tune")(tune)
 app.add_typer(policy.app, name="policy")
 app.add_typer(models.app, name="model")
+app.add_typer(store_app, name="store")
 
 
 @app.callback()
@@ -185,5 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    told = " ".join(message.split())
+    if len(told) > MAX_MESSAGE:  # it quotes what was given
+        told = f"{told[: MAX_MESSAGE // 2]} … {told[-MAX_MESSAGE // 2 :]}"
+    print(f"error: {told}", file=sys.stderr)
     return code

@@ -99,7 +99,7 @@ def judge_log(path: Path, as_json: bool) -> None:
             model.append({str(arm): float(q) for arm, q in (data.get("model") or {}).items()})
         except PolicyError as error:
             raise PolicyError(f"{path}, line {number}: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise PolicyError(
                 f"{path}, line {number} is no decision ({error!r}); it needs family, arm, propensity, reward and target."
             ) from error

@@ -109,3 +109,18 @@ def test_the_readme_shows_the_graph_as_it_is() -> None:
 @pytest.mark.parametrize("name", re.findall(r"\]\(((?:docs|examples)/[^)]+)\)", README))
 def test_every_document_that_the_readme_links_to_exists(name: str) -> None:
     assert (ROOT / name).exists()
+
+
+@pytest.mark.parametrize("page", ["docs/reliability.md", "SECURITY.md"])
+def test_each_promise_names_a_test_or_program_that_is_there(page: str) -> None:
+    rows = [
+        line
+        for line in (ROOT / page).read_text().splitlines()
+        if re.match(r"\| (?!-|promise|from outside)", line)
+    ]
+    assert rows
+    for row in rows:
+        shown = [name for name in re.findall(r"`([^`]+\.py)`", row.rstrip(" |").rsplit("|", 1)[1])]
+        assert shown, row
+        for name in shown:
+            assert list(ROOT.glob(name if "/" in name else f"tests/**/{name}")), name

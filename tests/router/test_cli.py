@@ -540,6 +540,10 @@ def test_explain_history_and_feedback_need_no_torch(run: Run, answered: str, tmp
         "doctor",
         "graph",
         "model pull",
+        "store verify",
+        "store repair",
+        "store gc",
+        "store stats",
     ],
 )
 def test_every_command_has_help_with_an_example(run: Run, command: str) -> None:

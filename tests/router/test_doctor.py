@@ -30,6 +30,7 @@ def test_a_sound_machine_has_no_problem_and_every_figure_has_a_unit(settings: Se
     assert all(check.ok for check in checks.values())
     assert "GiB free of" in checks["memory"].text and "GFLOP/s" in checks["speed"].text
     assert checks["fits"].text.startswith("yes")
+    assert checks["training"].text.startswith("trains in ")
     for word in ("in-context learning about", "training", "10 demonstrations of 50 tokens, 32 queries"):
         assert word in checks["times"].text
 

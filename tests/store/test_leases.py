@@ -9,11 +9,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from store import Lease, Store
 from store.database import Database
 from store.errors import LeaseLost
 from store.leases import Leases
+from store.tables import leases as table
 
 
 def test_a_held_lease_is_not_given_again_even_to_its_owner(opened: Store) -> None:
@@ -89,3 +91,15 @@ def test_of_two_processes_exactly_one_wins_each_lease(db: Database, url: str, tm
         runs = [pool.submit(_acquire_twenty, url, str(tmp_path), owner) for owner in "ab"]
         a, b = (run.result(timeout=60) for run in runs)
     assert all(x != y for x, y in zip(a, b, strict=True))
+
+
+def test_a_lease_of_a_clock_that_was_set_back_since_holds_nobody_up(opened: Store) -> None:
+    ahead = opened.leases.acquire("train", "a", ttl_s=60)
+    assert ahead is not None
+    with opened.db.write() as connection:
+        connection.execute(sa.update(table).values(expires_at=table.c.expires_at + 24 * 3600))
+    heir = opened.leases.acquire("train", "b", ttl_s=60)
+    assert heir is not None and heir.token == ahead.token + 1
+    with pytest.raises(LeaseLost):
+        opened.leases.renew(ahead)
+    assert opened.leases.acquire("train", "c", ttl_s=60) is None

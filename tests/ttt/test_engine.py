@@ -13,9 +13,10 @@ import torch
 
 from tests.ttt.conftest import SMALL, letters_task, load_tiny
 from ttt import engine as engine_module
-from ttt.engine import Bench, Engine, Priority, parameters_hash
+from ttt.engine import Bench, Engine, Priority
 from ttt.errors import AdapterError, ModelError
 from ttt.icl import answer, leave_one_out
+from ttt.integrity import parameters_hash
 from ttt.task import Query
 from ttt.train import TrainRequest, train_adapter
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.ttt.conftest import SMALL, load_tiny
-from ttt.engine import parameters_hash
 from ttt.errors import AdapterError
+from ttt.integrity import parameters_hash
 from ttt.lora import AdapterSlots
 
 if TYPE_CHECKING:
