@@ -102,7 +102,8 @@ def task_of(number: int) -> Task:
 
 def child(settings: dict[str, Any], seed: int, published: list[int], begun: list[int], say: Say) -> None:
     """Ask, and say what is done before and after each step; some of the tasks are not new."""
-    reuse.LEASE_S = nodes.LEASE_S = LEASE_S
+    for module in (reuse, nodes):
+        setattr(module, "LEASE_S", LEASE_S)  # noqa: B010 – it is imported there
     _mark(blobs, "flush", say)
     _mark(blobs, "install", say)
     _mark(adapters, "index_demonstrations", say)
