@@ -132,7 +132,8 @@ def _database(db: Database) -> Iterator[Finding]:
             yield Finding("database", table, f"A row of {table} names a row of {parent} that is not there.")
         for table_name, table in metadata.tables.items():
             for column in (c for c in table.columns if isinstance(c.type, JSON)):
-                query = select(func.count()).select_from(table).where(cast(column, Text).is_not(None), func.json_valid(column) == 0)
+                spoilt = cast(column, Text).is_not(None), func.json_valid(column) == 0
+                query = select(func.count()).select_from(table).where(*spoilt)
                 if n := connection.scalar(query):
                     yield Finding(
                         "database",

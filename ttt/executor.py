@@ -142,7 +142,7 @@ class Worker:
             except TimeoutError:
                 item = {}
             now = time.monotonic()
-            silent_s = 0.0 if item else silent_s + POLL_S  # not by the clock: this process may have slept, too
+            silent_s = 0.0 if item else silent_s + POLL_S  # not by the clock: this process may have slept
             if item is None:
                 raise TrainingFailed(self._epitaph())
             if "ready" in item:

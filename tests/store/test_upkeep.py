@@ -36,7 +36,9 @@ def test_an_empty_store_and_one_with_adapters_are_sound(opened: Store) -> None:
     assert opened.repair() == []
 
 
-def test_an_answer_of_which_nothing_was_measured_is_sound(opened: Store, episode: EpisodeRow, task: TaskRow) -> None:
+def test_an_answer_of_which_nothing_was_measured_is_sound(
+    opened: Store, episode: EpisodeRow, task: TaskRow
+) -> None:
     opened.episodes.record(replace(episode, signals=None), task)
     assert opened.verify().sound
 
