@@ -106,7 +106,7 @@ def open_parts(
 def machine_for(source: ModelSource, settings: Settings) -> tuple[Hardware, int]:
     """The machine as it is now, and the model's number of parameters."""
     from ttt.hardware import detect
-    from ttt.model import weight_shapes
+    from ttt.model_files import weight_shapes
 
     n_parameters = sum(math.prod(shape) for shape in weight_shapes(source.folder).values())
     return detect(settings.device, settings.dtype), n_parameters

@@ -167,7 +167,7 @@ def _file(env: Mapping[str, str]) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:  # ValueError also of a number without end
         raise SettingsError(f"The settings file {path} can't be read: {error}; correct it.") from error
     except RecursionError as error:
         raise SettingsError(f"The settings file {path} is nested too deeply; correct it.") from error

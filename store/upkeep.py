@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import JSON, Connection, delete, func, select, text, update
+from sqlalchemy import JSON, Connection, Text, cast, delete, func, select, text, update
 
 from store import blobs
 from store.adapters import AdapterRow, Adapters, adapter_row, index_demonstrations
@@ -132,7 +132,8 @@ def _database(db: Database) -> Iterator[Finding]:
             yield Finding("database", table, f"A row of {table} names a row of {parent} that is not there.")
         for table_name, table in metadata.tables.items():
             for column in (c for c in table.columns if isinstance(c.type, JSON)):
-                query = select(func.count()).select_from(table).where(func.json_valid(column) == 0)
+                spoilt = cast(column, Text).is_not(None), func.json_valid(column) == 0
+                query = select(func.count()).select_from(table).where(*spoilt)
                 if n := connection.scalar(query):
                     yield Finding(
                         "database",

@@ -134,7 +134,7 @@ class Worker:
     async def _follow(
         self, emit: Callable[[TrainStep], None], should_stop: Callable[[], bool]
     ) -> TrainReport:
-        started = heard = time.monotonic()
+        started, silent_s = time.monotonic(), 0.0
         stopped: float | None = None
         while True:
             try:
@@ -142,9 +142,9 @@ class Worker:
             except TimeoutError:
                 item = {}
             now = time.monotonic()
+            silent_s = 0.0 if item else silent_s + POLL_S  # not by the clock: this process may have slept
             if item is None:
                 raise TrainingFailed(self._epitaph())
-            heard = now if item else heard
             if "ready" in item:
                 self._ready = True
             elif "step" in item:
@@ -158,7 +158,7 @@ class Worker:
                 self._send({"stop": True})
             if stopped is not None and now - stopped > STOP_S:
                 raise Cancelled("Training was cancelled and its process ended; the model is unchanged.")
-            if now - heard > SILENT_S:
+            if silent_s > SILENT_S:
                 raise TrainingFailed(
                     f"The training process was silent for {SILENT_S:g} s and was ended; try again."
                 )

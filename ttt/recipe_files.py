@@ -37,7 +37,7 @@ def read_recipes(path: str) -> tuple[Recipe, Recipe]:
         raise TaskError(
             f"The recipe file {path} can't be read ({error.strerror}); correct the path."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also of a number without end, or bytes that are no text
         raise TaskError(f"The recipe file {path} is not TOML: {error}; correct it.") from error
     except RecursionError as error:
         raise TaskError(

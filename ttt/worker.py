@@ -98,7 +98,8 @@ def _train(engine: Any, given: dict[str, Any], say: Any, stop: threading.Event) 
     from ttt.task import Demonstration, Task
     from ttt.train import TrainRequest, TrainStep, train_adapter
 
-    recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in given["recipe"].items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given["recipe"].items()}
+    recipe = Recipe(**values)
     task = Task(tuple(Demonstration(*pair) for pair in given["demonstrations"]), given["instruction"])
     request = TrainRequest(task, recipe, given["seed"], Path(given["folder"]), given["name"])
 

@@ -60,7 +60,8 @@ def test_a_file_above_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.
 
 def test_infinite_and_enormous_parameters_are_refused() -> None:
     data = json.loads(to_json(Rule()))
-    for value in (1e308, -1, True, "x", None, [], float("inf"), float("nan")):
+    values: tuple[Any, ...] = (1e308, -1, True, "x", None, [], float("inf"), float("nan"))
+    for value in values:
         data["parameters"]["tolerated_losses"] = value
         from policies.checks import content_hash
 

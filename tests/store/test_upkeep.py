@@ -36,6 +36,13 @@ def test_an_empty_store_and_one_with_adapters_are_sound(opened: Store) -> None:
     assert opened.repair() == []
 
 
+def test_an_answer_of_which_nothing_was_measured_is_sound(
+    opened: Store, episode: EpisodeRow, task: TaskRow
+) -> None:
+    opened.episodes.record(replace(episode, signals=None), task)
+    assert opened.verify().sound
+
+
 @pytest.mark.parametrize("how", ["bit flipped", "truncated", "file missing", "folder missing"])
 def test_a_damaged_adapter_is_found_at_once_and_forgotten_by_repair(
     opened: Store, how: str, episode: EpisodeRow, task: TaskRow
