@@ -193,7 +193,7 @@ def main() -> int:
     overheads: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or str(tiny_model(Path(folder) / "model"))
-        settings = {
+        settings: dict[str, Any] = {
             "model": model,
             "data_dir": str(Path(folder) / "data"),
             "device": "cpu",

@@ -137,4 +137,6 @@ def test_a_training_behind_an_answer_that_was_killed_is_taken_up_by_the_next_ser
         while list((data / "behind").glob("*/*.json")):
             assert time.monotonic() < until
             time.sleep(0.2)
-        assert say(url, talk[:], "wx", **behind)["arm"].startswith("reuse:")
+        assert len(list((data / "adapters").glob("*/adapter_config.json"))) == 1
+        again = {"model": "ttt", "ttt_router": {"when": "wait"}}
+        assert say(url, talk[:], "wx", **again)["arm"].startswith("reuse:")

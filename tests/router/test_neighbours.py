@@ -193,7 +193,11 @@ def test_a_policy_gets_to_see_the_check_and_takes_the_adapter(open_near: OpenRou
     assert len(last.feasible) == 3 and last.costs.train_s < policy.seen[-2].costs.train_s, (
         "what is left to do"
     )
-    assert any("2 episode" in note or "1 episode" in note for note in rows_of(agent.parts.store)[1])
+    agent.feedback(second.episode_id, answer="x", query=0)
+    assert rows_of(agent.parts.store) == (
+        [],
+        ["1 episode: rests on adapters of other tasks, not on a probe."],
+    )
 
 
 def test_a_training_that_begins_at_another_is_guarded_by_the_check(open_near: OpenRouter) -> None:

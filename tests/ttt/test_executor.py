@@ -122,8 +122,15 @@ def test_it_may_take_so_much_time_and_memory(tiny_llama: Path, tmp_path: Path) -
 
 def test_auto_takes_a_process_where_the_machine_holds_the_model_twice() -> None:
     def machine(**values: Any) -> Hardware:
-        given: dict[str, Any] = {"device": "cpu", "dtype": "float32", "cores": 8, "memory_total_bytes": 32 * GB}
-        return Hardware(**(given | {"memory_free_bytes": 30 * GB, "gpu_name": None, "cpu_flags": ()} | values))
+        given: dict[str, Any] = {
+            "device": "cpu",
+            "dtype": "float32",
+            "cores": 8,
+            "memory_total_bytes": 32 * GB,
+        }
+        return Hardware(
+            **(given | {"memory_free_bytes": 30 * GB, "gpu_name": None, "cpu_flags": ()} | values)
+        )
 
     n = 135_000_000
     assert choose("auto", machine(), n)[0] == "process"

@@ -79,9 +79,9 @@ async def test_many_queries_go_view_by_view(loud_engine: Engine, monkeypatch: py
     made: list[int] = []
     real = icl.Prefixes.__init__
 
-    def spy(self: Any, bench: Any, fmt: Any, prefixes: Any, adapter: Any) -> None:
+    def spy(self: Any, bench: Any, fmt: Any, prefixes: Any, *more: Any) -> None:
         made.append(len(prefixes))
-        real(self, bench, fmt, prefixes, adapter)
+        real(self, bench, fmt, prefixes, *more)
 
     monkeypatch.setattr(icl.Prefixes, "__init__", spy)
     await answer_views(loud_engine, TASK, QUERIES[:1] * 17, VIEWS)
