@@ -312,6 +312,7 @@ class Router:
             way.shots,
             (reuse or s.reuse) == "near",
             way.calibrated,
+            way.arm == "ttt",
         )
         deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s
         return request, Context(

@@ -88,7 +88,7 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     if request.arm in ("auto", "ttt") and state["task"].demonstrations:
         for key in adapter_keys(state, runtime.context):
             row = adapters.find(key)
-            if hit is None and row is not None and (row.accepted or request.arm == "ttt"):
+            if hit is None and row is not None and (row.accepted or request.outright):
                 hit, note = verified(row, runtime.context)
                 notes += note
                 if hit is not None and not in_use(row, runtime.context):

@@ -46,6 +46,9 @@ class Request:
     """Whether adapters of like tasks are tried."""
     calibrated: bool = False
     """Whether in-context learning answers by calibrated labels, where there is a closed set of them."""
+    outright: bool = False
+    """Whether training was asked for outright, now or behind the answer: an adapter of this very task then answers
+    even if the guard has not accepted it."""
 
 
 @dataclass(frozen=True, slots=True)

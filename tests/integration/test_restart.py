@@ -138,5 +138,4 @@ def test_a_training_behind_an_answer_that_was_killed_is_taken_up_by_the_next_ser
             assert time.monotonic() < until
             time.sleep(0.2)
         assert len(list((data / "adapters").glob("*/adapter_config.json"))) == 1
-        again = {"model": "ttt", "ttt_router": {"when": "wait"}}
-        assert say(url, talk[:], "wx", **again)["arm"].startswith("reuse:")
+        assert say(url, talk[:], "wx", **behind)["arm"].startswith("reuse:")

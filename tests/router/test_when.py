@@ -60,6 +60,17 @@ def test_many_who_ask_one_task_in_the_background_train_once(open_router: OpenRou
     assert [r.arm for r in agent.history(100)].count("train:quick") == 1
 
 
+def test_what_was_trained_outright_behind_an_answer_answers_who_asks_so_again(
+    open_router: OpenRouter,
+) -> None:
+    """No guard has looked at it, so it answers nobody else."""
+    agent = open_router()
+    assert agent.ask(TASK, QUERIES, when="background", arm="ttt").arm == "icl"
+    assert agent.settle(120)
+    assert agent.ask(TASK, QUERIES, when="background", arm="ttt").arm.startswith("reuse:")
+    assert agent.ask(TASK, QUERIES, when="never").arm == "icl"
+
+
 def test_a_task_that_grew_replaces_the_training_of_the_smaller_one(open_router: OpenRouter) -> None:
     agent = open_router(recipe=LONG.name)
     agent.ask(ok_task(4), QUERIES, when="background", arm="ttt")
