@@ -10,7 +10,7 @@ from policies.baselines import AlwaysArm
 from router.agent import Router
 from router.arms import Way, parse_arm
 from router.errors import RouterError, SettingsError
-from tests.router.conftest import QUERIES, TASK, OpenRouter, base_hash, step_names
+from tests.router.conftest import QUERIES, TASK, OpenRouter, base_hash, ok_task, step_names
 from ttt.errors import TaskError
 from ttt.recipes import RECIPES, Recipe
 from ttt.task import Demonstration, Task
@@ -72,10 +72,13 @@ def test_votes_in_an_arms_name_are_cast(open_router: OpenRouter) -> None:
 
 
 def test_a_recipe_in_an_arms_name_trains(open_router: OpenRouter) -> None:
-    agent = open_router()
-    assert agent.ask(TASK, QUERIES, arm="ttt:other").arm == "train:other"
-    assert agent.ask(TASK, QUERIES, arm="ttt:other", when="background").arm == "icl"
-    agent.settle()
+    agent, other = open_router(), ok_task(5)
+    trained = agent.ask(TASK, QUERIES, arm="ttt:other")
+    assert trained.arm == "train:other"
+    assert agent.ask(TASK, QUERIES, arm="ttt:other", when="background").arm == f"reuse:{trained.adapter[:12]}"
+    assert agent.ask(other, QUERIES, arm="ttt:other", when="background").arm == "icl"
+    assert agent.settle(120)
+    assert [receipt.arm for receipt in agent.history()].count("train:other") == 2
 
 
 def test_calibrated_labels_come_with_their_prior(open_router: OpenRouter) -> None:
