@@ -306,7 +306,7 @@ def main() -> int:
     found: list[Seen] = []
     left: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        model = tiny_model(Path(folder) / "model")
+        model = tiny_model(Path(folder) / "tiny")
         for name, make in faults.items():
             try:
                 found += make(Path(folder) / name, model)
