@@ -88,13 +88,14 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     if request.arm in ("auto", "ttt") and state["task"].demonstrations:
         for key in adapter_keys(state, runtime.context):
             row = adapters.find(key)
-            if hit is None and row is not None and (row.accepted or request.outright):
-                hit, note = verified(row, runtime.context)
-                notes += note
-                if hit is not None and not in_use(row, runtime.context):
-                    hit = None
-                if hit is not None:
-                    runtime.stream_writer(events.CacheHit(hit.content_hash))
+            if row is None or not (row.accepted or request.outright):
+                continue
+            found, note = verified(row, runtime.context)
+            notes += note
+            if found is not None and in_use(row, runtime.context):
+                hit = found
+                runtime.stream_writer(events.CacheHit(hit.content_hash))
+                break
         steps.append(Step("look-up", time.perf_counter() - started, {"hit": hit is not None}))
         if hit is None and request.arm == "auto":
             candidate, more = await subset_candidate(state, runtime.context)
