@@ -52,3 +52,4 @@ def test_a_short_soak_leaks_nothing(tmp_path: Path) -> None:
     assert report["unforeseen"] == [] and report["store_sound"], report
     grown = report["least_of_first_and_last_quarter"]
     assert all(last <= first for first, last in grown.values()), grown
+    assert report["connections_taken_at_rest"] == 0
