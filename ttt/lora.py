@@ -8,6 +8,7 @@ that owns the model may call in here.
 from __future__ import annotations
 
 import contextlib
+import statistics
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ class AdapterSlots:
         self._base = model
         self._peft: PeftModel | None = None
         self._prefixes: dict[str, Prefix] = {}
+        self._rms: dict[tuple[str, ...], float] = {}
         self.after_drop: Callable[[], None] = lambda: None
         """Called when an adapter was taken off."""
 
@@ -249,6 +251,26 @@ class AdapterSlots:
                 "name its linear layers in the recipe."
             )
         return present
+
+    def weight_rms(self, targets: tuple[str, ...]) -> float:
+        """Root mean square of the base model's weights in these linear layers: the median over layers.
+
+        Raises:
+            AdapterError: it has none of them.
+        """
+        names = tuple(self.present(targets))
+        if names not in self._rms:
+            layers = {path.removesuffix(".base_layer"): m for path, m in self._base.named_modules()}
+            weights = [
+                m.weight
+                for path, m in layers.items()
+                if isinstance(m, torch.nn.Linear) and path.rsplit(".", 1)[-1] in names
+            ]
+            norms = [torch.linalg.vector_norm(w, dtype=torch.float32).item() for w in weights]
+            self._rms[names] = statistics.median(
+                n / w.numel() ** 0.5 for n, w in zip(norms, weights, strict=True)
+            )
+        return self._rms[names]
 
 
 def _check_shapes(stored: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:

@@ -59,7 +59,9 @@ def read_recipes(path: str) -> tuple[Recipe, Recipe]:
 
 
 def _values(data: Mapping[str, Any], where: str, known: tuple[str, ...]) -> dict[str, Any]:
-    return {key: _value(key, value, where, known) for key, value in data.items()}
+    values = {key: _value(key, value, where, known) for key, value in data.items()}
+    # A rate of one's own is for the model that is used, unless the file says which weights it is for.
+    return {"weight_rms": 0.0} | values if "learning_rate" in values else values
 
 
 def _value(key: str, value: Any, where: str, known: tuple[str, ...]) -> Any:

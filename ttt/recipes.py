@@ -1,6 +1,7 @@
 """Training recipes: named frozen values. docs/recipes.md has them side by side.
 
-Rates are for small models: the published 1e-4 (8B parameters) hardly moves a model of 135 million.
+Rates go in proportion to the model's own weights (`Recipe.weight_rms`): the published 1e-4, for 8 billion parameters,
+hardly moves a model of 135 million, whose weights are ten times as large.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class Recipe:
     targets: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Linear layers that get an adapter (the published ones: query, value, output and MLP)."""
     learning_rate: float = 1e-3
+    weight_rms: float = 0.0
+    """Root mean square of the base weights that the rate was chosen on; it goes in proportion to that of the model at
+    hand (the median over its adapted layers), since a step of the optimiser moves every weight of B as far, whatever
+    it is added to. 0 takes the rate as it is."""
     steps: int = 32
     """At most; see `stop_loss`."""
     stop_loss: float = 0.01
@@ -116,6 +121,7 @@ RANGES: dict[str, tuple[Any, str]] = {
     "alpha": _COUNT,
     "targets": (lambda value: len(value) > 0, "a list of at least one layer, such as q_proj"),
     "learning_rate": _POSITIVE,
+    "weight_rms": _NOT_NEGATIVE,
     "steps": _COUNT,
     "probe_steps": _COUNT,
     "stop_loss": _NOT_NEGATIVE,
@@ -135,11 +141,15 @@ RANGES: dict[str, tuple[Any, str]] = {
 """What each value must be, and that in words."""
 
 
-TEXT = Recipe("standard", learning_rate=1e-3, steps=16, probe_steps=6, shots=10)
+SMOLLM2_RMS = 0.19
+"""Of SmolLM2-135M, on which rates were chosen. That of larger models is less by what their customary rates are: Gemma 3
+270M has 0.04."""
+TEXT = Recipe("standard", learning_rate=1e-3, weight_rms=SMOLLM2_RMS, steps=16, probe_steps=6, shots=10)
 """Without symbols to permute the same answers come round again: more steps memorise them."""
 CELLS = Recipe(
     "standard",
     learning_rate=2e-3,
+    weight_rms=SMOLLM2_RMS,
     steps=40,
     probe_steps=10,
     warmup=0.5,
@@ -169,13 +179,16 @@ _AUTO = _derived("auto", search=2.0)
 """Searches from `standard`."""
 _DIRECT = _derived("direct", form="direct", batch=5)
 """Five single demonstrations a step; the published ablation finds it worse than in-context sequences."""
-_CONTEXT = _derived("context", form="prefix", learning_rate=3e-3, steps=40, batch=5, augmentations=("order",))
+_CONTEXT = _derived(
+    "context", form="prefix", learning_rate=3e-3, weight_rms=0.0, steps=40, batch=5, augmentations=("order",)
+)
 """Context tuning (arXiv 2507.04221): predicts five demonstrations a step, each hidden from itself. Not measured."""
 _BBH = Recipe(
     "paper-bbh",
     rank=64,
     alpha=64,
     learning_rate=1e-3,
+    weight_rms=SMOLLM2_RMS,
     steps=8,
     probe_steps=3,
     stop_loss=0.0,
@@ -193,6 +206,7 @@ _ARC = Recipe(
     alpha=128,
     targets=("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"),
     learning_rate=1e-3,
+    weight_rms=SMOLLM2_RMS,
     steps=250,
     probe_steps=25,
     stop_loss=0.0,

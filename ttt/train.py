@@ -204,8 +204,11 @@ class Training:
         # The adapter runs in the model's type; its optimiser keeps a float32 copy, since at bfloat16's
         # eight bits small updates would be lost.
         self.master = self.weights.flat.float().clone().requires_grad_()
+        self.rate = recipe.learning_rate
+        if recipe.weight_rms > 0:
+            self.rate *= bench.slots.weight_rms(recipe.targets) / recipe.weight_rms
         self.optimizer = torch.optim.AdamW(
-            [self.master], lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+            [self.master], lr=self.rate, weight_decay=recipe.weight_decay, fused=True
         )
         self.trainable = self.master.numel()
         if request.begin is not None:
@@ -235,10 +238,10 @@ class Training:
         if not math.isfinite(loss) or loss > max(EXPLODED, 3 * self.losses[0]):
             raise NonFiniteLoss(
                 f"Training on this task failed: the loss was {loss:.3g} at step {step + 1} of {recipe.steps}; "
-                f"lower the learning rate (now {recipe.learning_rate:g})."
+                f"lower the learning rate (now {self.rate:g})."
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rate_factor(step, recipe)
+            group["lr"] = self.rate * rate_factor(step, recipe)
         self._update(recipe)
         self.tokens += sum(len(s.ids) for s in batch)
         self.labelled += labelled
@@ -265,7 +268,7 @@ class Training:
         if not bool(self.weights.flat.isfinite().all()):
             raise NonFiniteLoss(
                 "Training on this task failed: the last step made the adapter's weights infinite; "
-                f"lower the learning rate (now {self.request.recipe.learning_rate:g})."
+                f"lower the learning rate (now {self.rate:g})."
             )
         if self.request.folder is not None:
             bench.slots.save(self.request.name, self.request.folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -267,6 +269,18 @@ def test_a_folder_that_does_not_fit_is_refused_and_leaves_nothing(
         assert torch.equal(under(slots, "good"), good)
     else:
         assert is_plain(llama, slots)
+
+
+def test_the_size_of_the_weights_is_the_median_of_their_layers_with_and_without_adapters(
+    llama: PreTrainedModel,
+) -> None:
+    slots, targets = AdapterSlots(llama), ("q_proj", "down_proj")
+    layers = [m for n, m in llama.named_modules() if n.endswith(targets) and isinstance(m, torch.nn.Linear)]
+    wanted = statistics.median(m.weight.float().pow(2).mean().sqrt().item() for m in layers)
+    assert slots.weight_rms(targets) == pytest.approx(wanted)
+    attached = AdapterSlots(llama)
+    attached.create("a", replace(SMALL, targets=targets), 0)
+    assert attached.weight_rms(targets) == pytest.approx(wanted)
 
 
 def test_a_recipe_for_other_layers_names_those_that_there_are(llama: PreTrainedModel) -> None:

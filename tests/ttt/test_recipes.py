@@ -67,11 +67,15 @@ def write(folder: Path, text: str) -> str:
 
 def test_a_file_changes_what_it_says_and_keeps_the_rest_of_its_base(tmp_path: Path) -> None:
     path = write(tmp_path, 'rank = 8\nlearning_rate = 1\ntargets = ["q_proj"]\n[cells]\nsteps = 5\n')
-    wanted = {"name": "mine", "rank": 8, "learning_rate": 1.0, "targets": ("q_proj",)}
+    wanted = {"name": "mine", "rank": 8, "learning_rate": 1.0, "weight_rms": 0.0, "targets": ("q_proj",)}
     assert find_recipes(path) == (
         replace(TEXT, **wanted),  # type: ignore[arg-type]
         replace(CELLS, **wanted, steps=5),  # type: ignore[arg-type]
     )
+    path = write(tmp_path, "learning_rate = 1e-3\nweight_rms = 0.04\n")
+    assert {(r.learning_rate, r.weight_rms) for r in find_recipes(path)} == {(1e-3, 0.04)}
+    path = write(tmp_path, "steps = 9\n")
+    assert {r.weight_rms for r in find_recipes(path)} == {TEXT.weight_rms}
     path = write(tmp_path, 'base = "paper-bbh"\nname = "bbh-2"\n')
     assert find_recipes(path) == tuple(replace(r, name="bbh-2") for r in RECIPES["paper-bbh"])
     assert recipe(path, ROWS).name == "bbh-2"

@@ -314,6 +314,28 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine_to_a_tenth() -> None:
     assert rate_factor(0, replace(SMALL, steps=1)) == 1.0
 
 
+async def test_the_rate_goes_with_the_size_of_the_models_weights(llama_engine: Engine) -> None:
+    """The same recipe moves B's weights in its first step by the rate: proportional, or as it is."""
+
+    async def moved(weight_rms: float) -> float:
+        recipe = replace(SMALL, learning_rate=1e-2, weight_rms=weight_rms, steps=1)
+        await train_adapter(llama_engine, TrainRequest(letters_task(4), recipe, 0, None, "a"), keep=True)
+
+        def largest(bench: Bench) -> float:
+            found = bench.slots.plain("a")
+            assert found is not None
+            bench.slots.drop("a")
+            return max(plain.b.abs().max().item() for plain in found.values())
+
+        return await llama_engine.run(largest)
+
+    rms = await llama_engine.run(lambda bench: bench.slots.weight_rms(SMALL.targets))
+    assert rms == pytest.approx(0.02, rel=0.2)  # transformers draws a fresh model's weights so
+    assert await moved(0.0) == pytest.approx(1e-2, rel=1e-3)
+    assert await moved(rms) == pytest.approx(1e-2, rel=1e-3)
+    assert await moved(4 * rms) == pytest.approx(2.5e-3, rel=1e-3)
+
+
 async def test_training_ends_early_once_nothing_is_left_to_learn(llama_engine: Engine) -> None:
     learnt = replace(SMALL, steps=40, stop_loss=100.0)
     report = await train_adapter(llama_engine, TrainRequest(letters_task(4), learnt, 0, None, "a"))
