@@ -22,7 +22,7 @@ from policies.types import MEASURED, SIGNALS_VERSION, Decision, Situation
 from router.errors import RouterError
 from router.evaluate import Drawn, EvaluateOptions, Progress, draw, run_arms
 from router.outcome_file import append, check_command, done, machine_name, rows_there
-from router.settings import Settings
+from router.settings import Settings, in_one_process
 from ttt.errors import TaskError, TrainingFailed
 from ttt.formats import Family
 from ttt.recipes import find_recipes
@@ -97,7 +97,9 @@ def collect(
     added, failed = 0, []
     with (
         tempfile.TemporaryDirectory(prefix="ttt-router-collect-") as own,
-        Router.open(replace(settings, data_dir=own, database_url=""), policy=Shadow()) as agent,
+        Router.open(
+            replace(in_one_process(settings), data_dir=own, database_url=""), policy=Shadow()
+        ) as agent,
     ):
         loaded = agent.parts.engine.loaded
         model = {"name": Path(loaded.name).name, "revision": loaded.revision}

@@ -28,7 +28,7 @@ from router.events import Event, GuardDone, ICLDone, Started, TrainingStep
 from router.metrics import exact
 from router.plots import Point, cost_accuracy_png
 from router.receipt import Receipt
-from router.settings import Settings
+from router.settings import Settings, in_one_process
 from router.statistics import paired_difference
 from ttt.errors import Cancelled
 
@@ -82,7 +82,7 @@ def run_demo(
         tempfile.TemporaryDirectory(prefix="store-", dir=out) as store_folder,
         Router.open(
             # Arms are compared as they are, without votes.
-            replace(settings, data_dir=store_folder, database_url="", votes=1),
+            replace(in_one_process(settings), data_dir=store_folder, database_url="", votes=1),
             progress=on_line,
             policy=policy,
         ) as agent,

@@ -20,7 +20,7 @@ from router.errors import RouterError
 from router.events import Event
 from router.metrics import metric
 from router.receipt import Receipt
-from router.settings import Settings
+from router.settings import Settings, in_one_process
 from router.statistics import holm, mcnemar_exact, paired_difference, wilson_interval
 from ttt.formats import Family, read_families
 from ttt.pools import Pools, Sample, baseline_rates, mislabelled, sample, split
@@ -99,7 +99,7 @@ def evaluate(
     done = {(row["family"], row["seed"]) for row in report["families"]}
     with tempfile.TemporaryDirectory(prefix="ttt-router-evaluate-") as own:
         folder = str(options.store or own)
-        with Router.open(replace(settings, data_dir=folder, database_url="")) as router:
+        with Router.open(replace(in_one_process(settings), data_dir=folder, database_url="")) as router:
             report["model"] = {
                 "name": router.parts.engine.loaded.name,
                 "revision": router.parts.engine.loaded.revision,

@@ -311,9 +311,7 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         with context.store.adapters.stage() as staged:
             start = context.beginnings.pop(request.episode_id, None)
             probed, tokens, spent_s = start is not None, 0, 0.0
-            if context.worker is not None:  # live tensors don't go there
-                start, probed = None, False
-            elif start is None and begins_on_halves(state["task"], recipe):
+            if start is None and begins_on_halves(state["task"], recipe):
                 emit_first = partial(emit, phase="halves")
                 start, tokens, spent_s = await begin(
                     context.engine, state["task"], recipe, request.seed, emit_first, context.should_stop

@@ -59,7 +59,7 @@ class Settings:
     reuse: str = "off"
     """off, or near: adapters of like tasks are tried on a task's demonstrations before it is trained on, as answers and
     as beginnings (docs/reuse.md)."""
-    executor: str = "thread"
+    executor: str = "auto"
     """Where adapters are trained: thread (beside the answers), process (one of its own, which holds the model once
     more and can die alone), or auto (a process where the machine can hold that)."""
     train_max_s: float = 3600.0
@@ -109,6 +109,11 @@ def read_settings(
         if name in env:
             settings = changed(settings, {field.name: env[name]}, name)
     return changed(settings, arguments or {}, "the arguments")
+
+
+def in_one_process(settings: Settings) -> Settings:
+    """For programs that ask many tasks and serve nobody beside: `auto` trains where trainings share passes."""
+    return replace(settings, executor="thread") if settings.executor == "auto" else settings
 
 
 def changed(settings: Settings, values: Mapping[str, Any], source: str) -> Settings:

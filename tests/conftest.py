@@ -35,6 +35,7 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     for name in list(os.environ):
         if name.startswith("TTT_ROUTER_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("TTT_ROUTER_EXECUTOR", "thread")  # on large machines, too
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("TTT_ROUTER_CACHE", str(home / "cache"))
     for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):

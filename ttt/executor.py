@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ttt import errors
 from ttt.errors import Cancelled, TrainingFailed, TTTError
 from ttt.model import memory_needed
-from ttt.train import TrainReport, TrainRequest, TrainStep
+from ttt.train import Beginning, TrainReport, TrainRequest, TrainStep
 
 if TYPE_CHECKING:
     from ttt.hardware import Hardware
@@ -102,7 +103,7 @@ class Worker:
         emit: Callable[[TrainStep], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> TrainReport:
-        """As `train_adapter`, without `begin`, `pause_at` and `keep`.
+        """As `train_adapter`, without `pause_at` and `keep`.
 
         Raises:
             TrainingFailed: also where the process died, was silent or took too long.
@@ -112,9 +113,11 @@ class Worker:
                 raise Cancelled("Training was cancelled before it began; the model is unchanged.")
             done = False
             try:
-                self._ensure()
-                self._send({"train": _plain(request)})
-                report = await self._follow(emit, should_stop)
+                with tempfile.TemporaryDirectory(prefix="ttt-begin-") as folder:
+                    begin = None if request.begin is None else write_beginning(request.begin, Path(folder))
+                    self._ensure()
+                    self._send({"train": _plain(request) | {"begin": begin}})
+                    report = await self._follow(emit, should_stop)
                 done = True
                 return report
             except TTTError as error:
@@ -234,6 +237,28 @@ def _plain(request: TrainRequest) -> dict[str, Any]:
         "folder": str(request.folder),
         "name": request.name,
     }
+
+
+def write_beginning(begin: Beginning, folder: Path) -> str:
+    """As a safetensors file for another process; its path."""
+    from safetensors.torch import save_file
+
+    file = folder / "begin.safetensors"
+    tensors = {"weights": begin.weights} | {f"moments.{k}": v for k, v in begin.moments.items()}
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    save_file(plain, file, {"losses": json.dumps(begin.losses)})
+    return str(file)
+
+
+def read_beginning(file: str, device: str) -> Beginning:
+    """What `write_beginning` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt", device=device) as stored:
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - no mapping
+        losses = tuple(json.loads(stored.metadata()["losses"]))
+    weights = tensors.pop("weights")
+    return Beginning(weights, {k.removeprefix("moments."): v for k, v in tensors.items()}, losses)
 
 
 def _told(kind: str, text: str) -> Exception:

@@ -94,6 +94,7 @@ def _load(given: dict[str, Any]) -> Any:
 
 
 def _train(engine: Any, given: dict[str, Any], say: Any, stop: threading.Event) -> dict[str, Any]:
+    from ttt.executor import read_beginning
     from ttt.recipes import Recipe
     from ttt.task import Demonstration, Task
     from ttt.train import TrainRequest, TrainStep, train_adapter
@@ -101,7 +102,8 @@ def _train(engine: Any, given: dict[str, Any], say: Any, stop: threading.Event) 
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given["recipe"].items()}
     recipe = Recipe(**values)
     task = Task(tuple(Demonstration(*pair) for pair in given["demonstrations"]), given["instruction"])
-    request = TrainRequest(task, recipe, given["seed"], Path(given["folder"]), given["name"])
+    begin = given["begin"] and read_beginning(given["begin"], str(engine.loaded.model.device))
+    request = TrainRequest(task, recipe, given["seed"], Path(given["folder"]), given["name"], begin or None)
 
     def emit(step: TrainStep) -> None:
         say(step=[step.step, step.of, step.loss])

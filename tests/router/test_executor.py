@@ -10,7 +10,7 @@ import pytest
 from router.errors import SettingsError
 from router.events import Done, Event, FellBack, TrainingStep
 from router.receipt import Receipt
-from router.settings import read_settings
+from router.settings import Settings, in_one_process, read_settings
 from tests.router.conftest import QUERIES, TASK, TRUSTING, OpenRouter, base_hash, ok_task
 from ttt.errors import TrainingFailed
 
@@ -62,6 +62,20 @@ def test_a_killed_training_process_fails_that_request_alone(open_router: OpenRou
     assert agent.ask(TASK, QUERIES, arm="icl").texts == told.texts
     assert agent.ask(TASK, QUERIES, arm="ttt").arm == "train:quick"
     assert agent.parts.store.verify().sound
+
+
+def test_it_goes_on_from_the_probe_that_decided(open_router: OpenRouter) -> None:
+    agent = open_router(executor="process", policy=TRUSTING)
+    told = agent.ask(TASK, QUERIES)
+    (step,) = (s for s in told.steps if s.name == "train")
+    assert told.arm == "train:quick" and step.detail["of_these_by_probe"] > 0
+    assert agent.parts.worker is not None and agent.parts.worker.pid is not None
+
+
+def test_by_default_it_is_chosen_by_the_machine_and_programs_of_many_tasks_stay_in_one_process() -> None:
+    assert Settings().executor == "auto"
+    assert in_one_process(Settings()).executor == "thread"
+    assert in_one_process(Settings(executor="process")).executor == "process"
 
 
 def test_an_unknown_executor_is_refused() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.ttt.conftest import SMALL, letters_task, load_tiny
 from ttt.engine import Engine
@@ -20,7 +22,7 @@ from ttt.executor import Limits, Worker, choose
 from ttt.hardware import Hardware
 from ttt.model import resolve
 from ttt.task import Task
-from ttt.train import TrainRequest, TrainStep, train_adapter
+from ttt.train import TrainReport, TrainRequest, TrainStep, train_adapter
 
 TASK = letters_task(4)
 ENDLESS = replace(SMALL, name="endless", steps=1_000_000)
@@ -59,6 +61,25 @@ def test_it_trains_what_the_engine_trains(worker: Worker, tiny_llama: Path, tmp_
         p.name for p in (tmp_path / "here").iterdir()
     )
     assert there.recipe == here.recipe and there.tokens == here.tokens
+
+
+def test_it_goes_on_from_what_a_probe_has_trained(worker: Worker, tiny_llama: Path, tmp_path: Path) -> None:
+    """Weights and the optimiser's moments arrive: the other half there is as the other half here, to rounding."""
+    engine = Engine(load_tiny(tiny_llama))
+
+    async def run() -> tuple[TrainReport, TrainReport, TrainReport]:
+        asked = request(tmp_path / "here")
+        half = await train_adapter(engine, replace(asked, folder=None, pause_at=3))
+        on = replace(asked, begin=half.reached)
+        here = await train_adapter(engine, on)
+        return half, here, await worker.train(replace(on, folder=request(tmp_path / "there").folder))
+
+    half, here, there = asyncio.run(run())
+    engine.close()
+    assert there.losses[:3] == half.losses and len(there.losses) == SMALL.steps
+    assert there.losses == pytest.approx(here.losses, rel=1e-3) and there.tokens == here.tokens
+    a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("here", "there"))
+    assert all(torch.allclose(a[key], b[key], atol=1e-4) for key in a)
 
 
 def test_a_killed_process_fails_that_training_and_the_next_one_has_another(
