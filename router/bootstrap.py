@@ -113,10 +113,8 @@ def machine_for(source: ModelSource, settings: Settings) -> tuple[Hardware, int]
 
 
 def _worker(source: ModelSource, settings: Settings) -> Worker:
-    from ttt.hardware import memory
-
-    most = int(memory()[1] * WORKER_SHARE) if os.name == "posix" else 0
-    limits = Limits(most, settings.train_max_s or math.inf)
+    share = WORKER_SHARE if os.name == "posix" else 0.0
+    limits = Limits(memory_share=share, seconds=settings.train_max_s or math.inf)
     return Worker(source, settings.device, settings.dtype, as_turns=settings.prompt == "chat", limits=limits)
 
 

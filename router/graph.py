@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from router import nodes
+from router import nodes, training
 from router.context import Context
 from router.state import State
 
@@ -24,7 +24,7 @@ def build_graph() -> CompiledStateGraph[State, Context, State, State]:
     graph.add_node("neighbours", nodes.neighbours)
     graph.add_node("decide", nodes.decide)
     graph.add_node("probe", nodes.probe)
-    graph.add_node("train", nodes.train)
+    graph.add_node("train", training.train)
     graph.add_node("guard", nodes.guard)
     graph.add_node("answer", nodes.answer)
     graph.add_node("record", nodes.record)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from policies.baselines import AlwaysArm
 from policies.guard import CrossFit, TrainingSummary, Verdict
@@ -19,35 +17,29 @@ from router import signals as measured
 from router.arms import shown, taken
 from router.context import Context
 from router.episodes import answered, episode_of, receipt_of
-from router.neighbours import learned_from, may_start, remember, seek_start
-from router.probing import search_first, seek
+from router.neighbours import may_start, seek_start
+from router.probing import seek
 from router.receipt import Step
 from router.reuse import (
-    LEASE_S,
     adapter_key,
     adapter_keys,
-    from_start,
     in_use,
-    lease_or_adapter,
-    reference,
     subset_candidate,
     verified,
 )
 from router.state import State
 from router.timing import cut_short, grower, in_time, no_chat_template, not_waited_for, stands
-from router.upkeep import keep_within
 from router.votes import vote
-from store import Lease, TaskRow
-from store.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost
+from store import TaskRow
 from ttt.calibrate import answer_calibrated, labels_of
-from ttt.crossfit import MIN_DEMONSTRATIONS, begin, begins_on_halves, cross_fit
+from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
 from ttt.errors import Cancelled, ContextOverflow, TrainingFailed
 from ttt.icl import answer as answer_queries
 from ttt.icl import leave_one_out
 from ttt.measure import task_size
 from ttt.recipes import fitting, probing
 from ttt.task import clean_task, fingerprint
-from ttt.train import TrainRequest, TrainStep, train_adapter
+from ttt.train import TrainStep
 from ttt.views import consistency
 
 if TYPE_CHECKING:
@@ -276,93 +268,6 @@ async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
 
 def after_probe(state: State) -> str:
     return "answer" if state["fallback"] else "decide"
-
-
-async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-    """Train the adapter and publish it, once however many ask for it at the same time."""
-    context, request, started = in_time(state, runtime.context), state["request"], time.perf_counter()
-    recipe, key = state.get("chosen") or fitting(request.recipes, state["task"]), adapter_key(state, context)
-    begun_at = state.get("start")
-    if begun_at is not None:
-        key = from_start(key)
-    before: dict[str, Any] = {"steps": []}
-    lease: Lease | None = None
-    beat = time.monotonic()
-
-    def emit(step: TrainStep, phase: Literal["halves", "train"] = "train") -> None:
-        nonlocal beat
-        if lease is not None and time.monotonic() - beat > LEASE_S / 4:
-            with suppress(DatabaseUnavailable, DatabaseLocked):  # publishing asks whether it is still held
-                context.store.leases.renew(lease)
-            beat = time.monotonic()
-        runtime.stream_writer(events.TrainingStep(phase, step.step, step.of, step.loss))
-
-    try:
-        lease, ref = await lease_or_adapter(key, context)
-        if ref is not None:
-            found = "an adapter of this task, recipe and seed: another caller's, or an earlier one"
-            step = Step("train", time.perf_counter() - started, {"found": found})
-            return {"trained": ref, "steps": [step]}
-        beat = time.monotonic()
-        if recipe.search:
-            before = await search_first(state, context, emit)
-            recipe = before.get("chosen") or recipe
-            started = time.perf_counter()
-        with context.store.adapters.stage() as staged:
-            start = context.beginnings.pop(request.episode_id, None)
-            probed, tokens, spent_s = start is not None, 0, 0.0
-            if start is None and begins_on_halves(state["task"], recipe):
-                emit_first = partial(emit, phase="halves")
-                start, tokens, spent_s = await begin(
-                    context.engine, state["task"], recipe, request.seed, emit_first, context.should_stop
-                )
-            name = f"train-{key.hash[:16]}"
-            asked = TrainRequest(state["task"], recipe, request.seed, staged, name, start)
-            if context.worker is not None:
-                report = await context.worker.train(asked, emit, context.should_stop)
-            else:
-                report = await train_adapter(context.engine, asked, emit, context.should_stop)
-            tokens, spent_s = tokens + report.tokens, spent_s + report.seconds
-            plain: dict[str, Any] = {"recipe": asdict(recipe), "losses": list(report.losses)}
-            plain |= {"seconds": spent_s, "tokens": tokens}
-            if begun_at is not None:
-                plain["start"] = list(begun_at.adapters)
-            hashes = learned_from(state)
-            row = context.store.adapters.publish(key, staged, plain, hashes, accepted=False, lease=lease)
-        if may_start(state):
-            await remember(state, context, row)
-    except LeaseLost as error:  # held up for so long that another has taken over: use what that one makes
-        lost = Step("train", time.perf_counter() - started, {"failed": str(error)})
-        again = await train(state, runtime)
-        return {**again, "steps": [*before["steps"], lost, *again["steps"]]}
-    except TrainingFailed as error:
-        seconds = time.perf_counter() - started
-        if request.arm == "ttt":
-            raise
-        runtime.stream_writer(events.FellBack(str(error)))
-        return {
-            "steps": [*before["steps"], Step("train", seconds, {"failed": str(error)})],
-            "fallback": str(error),
-            "arm": "icl",
-            "trained": None,
-        }
-    finally:
-        if lease is not None:
-            context.store.leases.release(lease)
-    seconds = time.perf_counter() - started
-    context.costs.observe("train", tokens, spent_s)
-    detail = {
-        "recipe": recipe.id,
-        "steps": len(report.losses),
-        "of_these_by_probe": len(start.losses) if start is not None and probed else 0,
-        "tokens": tokens,
-        "first_loss": report.losses[0],
-        "last_loss": report.losses[-1],
-        "trainable_parameters": report.trainable_parameters,
-    }
-    before["steps"].append(Step("train", seconds, detail))
-    notes = [*before.pop("notes", []), *keep_within(context.store, context.settings)]
-    return {**before, "trained": reference(row, context), "notes": notes}
 
 
 def after_train(state: State) -> str:

@@ -10,6 +10,7 @@ lets answers run in its middle, too (`Bench.give_way`), and waits a moment for o
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import logging
 import queue
@@ -176,7 +177,8 @@ class Engine:
         Raises:
             AdapterError: the folder is no adapter for this model.
         """
-        name = f"saved-{folder.name}"
+        where = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()
+        name = f"saved-{folder.name}-{where[:8]}"  # folders of one name lie in many places
         self._in_use[name] = self._in_use.get(name, 0) + 1
         try:
             await self.run(lambda bench: self._attach(bench, name, folder))

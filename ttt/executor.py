@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -21,8 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from safetensors import SafetensorError
+
 from ttt import errors
 from ttt.errors import Cancelled, TrainingFailed, TTTError
+from ttt.hardware import memory
 from ttt.model import memory_needed
 from ttt.train import Beginning, TrainReport, TrainRequest, TrainStep
 
@@ -35,7 +38,7 @@ STOP_S = 1.5
 """Given to a training that is cancelled, before its process is ended."""
 SILENT_S = 60.0
 """Without a heartbeat, after which the process is given up."""
-POLL_S = 0.1
+POLL_S = 0.05
 LEAST_CORES = 4
 
 
@@ -64,11 +67,14 @@ class Limits:
 
     memory_bytes: int = 0
     """Of the process, the model included; 0 is no limit."""
+    memory_share: float = 0.0
+    """In place of a number of bytes: of what is free when the process starts."""
     seconds: float = 3600.0
 
 
 class Worker:
-    """One training process, started at the first training. `train` is for one event loop; close it when done."""
+    """One training process, started at the first training; `train` may be called from several event loops. Close it
+    when done."""
 
     def __init__(
         self,
@@ -89,8 +95,10 @@ class Worker:
         }
         self.limits = limits or Limits()
         self._process: subprocess.Popen[str] | None = None
-        self._inbox: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._turn = asyncio.Lock()
+        self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._heard = threading.Event()
+        """Set at each heartbeat."""
+        self._turn = threading.Lock()
         self._ready = False
 
     @property
@@ -102,30 +110,34 @@ class Worker:
         request: TrainRequest,
         emit: Callable[[TrainStep], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
+        waits: Callable[[], None] = lambda: None,
     ) -> TrainReport:
-        """As `train_adapter`, without `pause_at` and `keep`.
+        """As `train_adapter`, without `pause_at` and `keep`; `request.folder` is needed.
+
+        Args:
+            waits: called several times a second until the training ends.
 
         Raises:
-            TrainingFailed: also where the process died, was silent or took too long.
+            TrainingFailed: also where the process could not start, died, was silent or took too long.
         """
-        async with self._turn:
-            if should_stop():
-                raise Cancelled("Training was cancelled before it began; the model is unchanged.")
-            done = False
-            try:
-                with tempfile.TemporaryDirectory(prefix="ttt-begin-") as folder:
-                    begin = None if request.begin is None else write_beginning(request.begin, Path(folder))
-                    self._ensure()
-                    self._send({"train": _plain(request) | {"begin": begin}})
-                    report = await self._follow(emit, should_stop)
-                done = True
-                return report
-            except TTTError as error:
-                done = self._ready and getattr(error, "told", False)
-                raise
-            finally:
-                if not done:  # in what state it is nobody knows
-                    self.close()
+        while not self._turn.acquire(blocking=False):
+            _check(should_stop)
+            waits()
+            await asyncio.sleep(POLL_S)
+        done = False
+        try:
+            _check(should_stop)
+            self._start(request)
+            report = await self._follow(emit, should_stop, waits)
+            done = True
+            return report
+        except TTTError as error:
+            done = self._ready and getattr(error, "told", False)
+            raise
+        finally:
+            if not done:  # in what state it is nobody knows
+                self.close()
+            self._turn.release()
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -134,18 +146,35 @@ class Worker:
             process.kill()
             process.wait(30)
 
+    def _start(self, request: TrainRequest) -> None:
+        assert request.folder is not None
+        try:
+            begin = None if request.begin is None else write_beginning(request.begin, request.folder)
+            self._ensure()
+        except (OSError, SafetensorError) as error:
+            raise TrainingFailed(
+                f"The training process could not start ({error}); free some memory and disk space."
+            ) from error
+        self._send({"train": _plain(request) | {"begin": begin}})
+
     async def _follow(
-        self, emit: Callable[[TrainStep], None], should_stop: Callable[[], bool]
+        self, emit: Callable[[TrainStep], None], should_stop: Callable[[], bool], waits: Callable[[], None]
     ) -> TrainReport:
         started, silent_s = time.monotonic(), 0.0
         stopped: float | None = None
         while True:
+            item: dict[str, Any] | None
             try:
-                item = await asyncio.wait_for(self._inbox.get(), POLL_S)
-            except TimeoutError:
+                item = self._inbox.get_nowait()
+            except queue.Empty:
+                await asyncio.sleep(POLL_S)
+                waits()
                 item = {}
             now = time.monotonic()
-            silent_s = 0.0 if item else silent_s + POLL_S  # not by the clock: this process may have slept
+            silent_s = (
+                0.0 if item or self._heard.is_set() else silent_s + POLL_S
+            )  # not by the clock: this may sleep
+            self._heard.clear()
             if item is None:
                 raise TrainingFailed(self._epitaph())
             if "ready" in item:
@@ -184,10 +213,11 @@ class Worker:
             text=True,
             env=os.environ | {"PYTHONPATH": path},
         )
-        self._inbox, self._ready = asyncio.Queue(), False
-        reading = (self._process, self._inbox, asyncio.get_running_loop())
+        self._inbox, self._ready = queue.SimpleQueue(), False
+        reading = (self._process, self._inbox, self._heard)
         threading.Thread(target=_read, args=reading, name="ttt-worker-reader", daemon=True).start()
-        self._send({"load": self._load | {"memory_bytes": self.limits.memory_bytes}})
+        most = self.limits.memory_bytes or int(memory()[1] * self.limits.memory_share)
+        self._send({"load": self._load | {"memory_bytes": most}})
 
     def _send(self, item: dict[str, Any]) -> None:
         assert self._process is not None and self._process.stdin is not None
@@ -211,21 +241,22 @@ class Worker:
 
 def _read(
     process: subprocess.Popen[str],
-    inbox: asyncio.Queue[dict[str, Any] | None],
-    loop: asyncio.AbstractEventLoop,
+    inbox: queue.SimpleQueue[dict[str, Any] | None],
+    heard: threading.Event,
 ) -> None:
     assert process.stdout is not None
     for line in process.stdout:
-        if not _post(loop, inbox, json.loads(line)):
-            return
-    _post(loop, inbox, None)
+        item = json.loads(line)
+        if "beat" in item:
+            heard.set()
+        else:
+            inbox.put(item)
+    inbox.put(None)
 
 
-def _post(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[dict[str, Any] | None], item: Any) -> bool:
-    if loop.is_closed():
-        return False
-    loop.call_soon_threadsafe(inbox.put_nowait, item)
-    return True
+def _check(should_stop: Callable[[], bool]) -> None:
+    if should_stop():
+        raise Cancelled("Training was cancelled before it began; the model is unchanged.")
 
 
 def _plain(request: TrainRequest) -> dict[str, Any]:
@@ -240,7 +271,7 @@ def _plain(request: TrainRequest) -> dict[str, Any]:
 
 
 def write_beginning(begin: Beginning, folder: Path) -> str:
-    """As a safetensors file for another process; its path."""
+    """As a safetensors file for another process, which removes it; its path."""
     from safetensors.torch import save_file
 
     file = folder / "begin.safetensors"
@@ -251,12 +282,13 @@ def write_beginning(begin: Beginning, folder: Path) -> str:
 
 
 def read_beginning(file: str, device: str) -> Beginning:
-    """What `write_beginning` wrote."""
+    """What `write_beginning` wrote; the file is gone then, since the folder is to hold the adapter alone."""
     from safetensors import safe_open
 
     with safe_open(file, "pt", device=device) as stored:
         tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - no mapping
         losses = tuple(json.loads(stored.metadata()["losses"]))
+    os.unlink(file)
     weights = tensors.pop("weights")
     return Beginning(weights, {k.removeprefix("moments."): v for k, v in tensors.items()}, losses)
 

@@ -54,8 +54,6 @@ def main() -> None:
             say(failed=[type(error).__name__, str(error)])
         except Exception as error:  # told to the other side, which raises it
             say(failed=["TrainingFailed", f"Training failed in its process: {error!r:.500}"])
-        finally:
-            stop.clear()
 
 
 def _listen(stdin: TextIO, inbox: queue.Queue[dict[str, Any]], stop: threading.Event) -> None:
@@ -64,6 +62,7 @@ def _listen(stdin: TextIO, inbox: queue.Queue[dict[str, Any]], stop: threading.E
         if "stop" in item:
             stop.set()
         else:
+            stop.clear()  # one that came too late was for the training before
             inbox.put(item)
     os._exit(0)  # whoever asked is gone
 

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from tests.ttt.conftest import SMALL, letters_task, load_tiny
 from ttt import engine as engine_module
+from ttt.decoder import Plain
 from ttt.engine import Bench, Engine, Priority
 from ttt.errors import AdapterError, ModelError
 from ttt.icl import answer, leave_one_out
@@ -148,10 +150,27 @@ async def test_the_adapter_used_longest_ago_goes_first(
     await train_adapter(llama_engine, TrainRequest(letters_task(3), SMALL, 0, tmp_path / "a", "made"))
     for name in "bc":
         shutil.copytree(tmp_path / "a", tmp_path / name)
+    names = {}
     for name in "abac":
-        async with llama_engine.adapter(tmp_path / name):
+        async with llama_engine.adapter(tmp_path / name) as names[name]:
             pass
-    assert set(await llama_engine.run(lambda bench: bench.slots.names)) == {"saved-a", "saved-c"}
+    assert set(await llama_engine.run(lambda bench: bench.slots.names)) == {names["a"], names["c"]}
+
+
+async def test_folders_of_one_name_are_two_adapters(llama_engine: Engine, tmp_path: Path) -> None:
+    tasks = {"one": letters_task(3, seed=1), "other": letters_task(3, seed=2)}
+    found = {}
+
+    def weights(bench: Bench, name: str) -> dict[str, Plain] | None:
+        return bench.slots.plain(name)
+
+    for where, task in tasks.items():
+        folder = tmp_path / where / "adapter"
+        await train_adapter(llama_engine, TrainRequest(task, SMALL, 0, folder, "made"))
+        async with llama_engine.adapter(folder) as name:
+            found[where] = await llama_engine.run(partial(weights, name=name))
+    assert found["one"] is not None and found["other"] is not None
+    assert any(not torch.equal(found["one"][k].b, found["other"][k].b) for k in found["one"])
 
 
 async def test_an_adapter_in_use_stays_however_many_others_come(
@@ -161,11 +180,11 @@ async def test_an_adapter_in_use_stays_however_many_others_come(
     await train_adapter(llama_engine, TrainRequest(letters_task(3), SMALL, 0, tmp_path / "a", "made"))
     for name in "bc":
         shutil.copytree(tmp_path / "a", tmp_path / name)
-    async with llama_engine.adapter(tmp_path / "a"):
+    async with llama_engine.adapter(tmp_path / "a") as used:
         for name in "bc":
             async with llama_engine.adapter(tmp_path / name):
                 pass
-        assert "saved-a" in await llama_engine.run(lambda bench: bench.slots.names)
+        assert used in await llama_engine.run(lambda bench: bench.slots.names)
 
 
 async def test_a_folder_that_is_no_adapter_is_refused(llama_engine: Engine, tmp_path: Path) -> None:

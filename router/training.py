@@ -1,0 +1,176 @@
+"""Training as a step of the graph: one lease, one training however many ask for it, one publication."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from router import events
+from router.context import Context
+from router.neighbours import learned_from, may_start, remember
+from router.probing import search_first
+from router.receipt import Step
+from router.reuse import LEASE_S, adapter_key, from_start, lease_or_adapter, reference
+from router.state import State
+from router.timing import in_time
+from router.upkeep import keep_within
+from store import Lease
+from store.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost
+from ttt.crossfit import begin, begins_on_halves
+from ttt.errors import TrainingFailed
+from ttt.recipes import Recipe, fitting
+from ttt.train import TrainReport, TrainRequest, TrainStep, train_adapter
+
+if TYPE_CHECKING:
+    from langgraph.runtime import Runtime
+
+TRIES = 3
+"""Trainings whose lease was lost before the answer does without one."""
+
+
+async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    """Train the adapter and publish it, once however many ask for it at the same time."""
+    work = _Work(state, in_time(state, runtime.context), runtime.stream_writer)
+    failed: Exception | None = None
+    while failed is None or (isinstance(failed, LeaseLost) and len(work.lost) < TRIES):
+        started = time.perf_counter()
+        try:
+            update = await work.run()
+            return {**update, "steps": [*work.searched, *work.lost, *update["steps"]]}
+        except (
+            LeaseLost,
+            TrainingFailed,
+        ) as error:  # a lost lease: another has taken over, and its adapter is used
+            failed = error
+            work.lost.append(Step("train", time.perf_counter() - started, {"failed": str(error)}))
+    if state["request"].arm == "ttt":
+        raise (
+            failed
+            if isinstance(failed, TrainingFailed)
+            else TrainingFailed(
+                f"Training was overtaken {TRIES} times by others that train the same adapter; ask again."
+            )
+        )
+    runtime.stream_writer(events.FellBack(str(failed)))
+    steps = [*work.searched, *work.lost]
+    return {"steps": steps, "fallback": str(failed), "arm": "icl", "trained": None}
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A training that ended well."""
+
+    report: TrainReport
+    tokens: int
+    """Run here, those on halves among them."""
+    seconds: float
+    by_probe: int
+    """Steps that a probe had taken."""
+
+
+class _Work:
+    """One answer's training, and what is known of it when it has to begin again."""
+
+    def __init__(self, state: State, context: Context, write: Callable[[events.Event], None]) -> None:
+        self.state, self.context, self.write = state, context, write
+        self.searched: list[Step] = []
+        self.lost: list[Step] = []
+        self._found: dict[str, Any] = {}
+        """What a search adds to the state."""
+        self._lease: Lease | None = None
+        self._beat = time.monotonic()
+
+    async def run(self) -> dict[str, Any]:
+        """What the adapter, made here or by another, adds to the state.
+
+        Raises:
+            LeaseLost: another has taken over.
+            TrainingFailed: nothing was published.
+        """
+        state, context, started = self.state, self.context, time.perf_counter()
+        key, begun_at = adapter_key(state, context), state.get("start")
+        if begun_at is not None:
+            key = from_start(key)
+        self._lease, ref = await lease_or_adapter(key, context)
+        if ref is not None:
+            found = "an adapter of this task, recipe and seed: another caller's, or an earlier one"
+            step = Step("train", time.perf_counter() - started, {"found": found})
+            return {**self._found, "trained": ref, "steps": [step]}
+        try:
+            recipe = await self._recipe()
+            started = time.perf_counter()
+            with context.store.adapters.stage() as staged:
+                made = await self._train(recipe, staged, f"train-{key.hash[:16]}")
+                plain: dict[str, Any] = {"recipe": asdict(recipe), "losses": list(made.report.losses)}
+                plain |= {"seconds": made.seconds, "tokens": made.tokens}
+                if begun_at is not None:
+                    plain["start"] = list(begun_at.adapters)
+                hashes = learned_from(state)
+                row = context.store.adapters.publish(
+                    key, staged, plain, hashes, accepted=False, lease=self._lease
+                )
+            if may_start(state):
+                await remember(state, context, row)
+        finally:
+            if self._lease is not None:
+                context.store.leases.release(self._lease)
+        step = Step("train", time.perf_counter() - started, _detail(recipe, made))
+        context.costs.observe("train", made.tokens, made.seconds)
+        notes = [*self._found.get("notes", []), *keep_within(context.store, context.settings)]
+        return {**self._found, "trained": reference(row, context), "steps": [step], "notes": notes}
+
+    async def _recipe(self) -> Recipe:
+        """The one that was chosen, searched for now if none was and the one that was asked for says so."""
+        chosen = self._found.get("chosen") or self.state.get("chosen")
+        recipe: Recipe = chosen or fitting(self.state["request"].recipes, self.state["task"])
+        self._beat = time.monotonic()
+        if not recipe.search:
+            return recipe
+        self._found = await search_first(self.state, self.context, self._emit)
+        self.searched += self._found.pop("steps")
+        return self._found.get("chosen") or recipe
+
+    async def _train(self, recipe: Recipe, folder: Path, name: str) -> _Made:
+        """On from the probe's steps, or from steps on halves."""
+        context, task, seed = self.context, self.state["task"], self.state["request"].seed
+        start = context.beginnings.get(self.state["request"].episode_id)
+        by_probe, tokens, seconds = len(start.losses) if start is not None else 0, 0, 0.0
+        if start is None and begins_on_halves(task, recipe):
+            emit = partial(self._emit, phase="halves")
+            start, tokens, seconds = await begin(
+                context.engine, task, recipe, seed, emit, context.should_stop
+            )
+        asked = TrainRequest(task, recipe, seed, folder, name, start)
+        if context.worker is None:
+            report = await train_adapter(context.engine, asked, self._emit, context.should_stop)
+        else:
+            report = await context.worker.train(asked, self._emit, context.should_stop, self._hold)
+        return _Made(report, tokens + report.tokens, seconds + report.seconds, by_probe)
+
+    def _emit(self, step: TrainStep, phase: Literal["halves", "train"] = "train") -> None:
+        self._hold()
+        self.write(events.TrainingStep(phase, step.step, step.of, step.loss))
+
+    def _hold(self) -> None:
+        """Renew the lease, from time to time."""
+        if self._lease is not None and time.monotonic() - self._beat > LEASE_S / 4:
+            with suppress(DatabaseUnavailable, DatabaseLocked):  # publishing asks whether it is still held
+                self.context.store.leases.renew(self._lease)
+            self._beat = time.monotonic()
+
+
+def _detail(recipe: Recipe, made: _Made) -> dict[str, Any]:
+    return {
+        "recipe": recipe.id,
+        "steps": len(made.report.losses),
+        "of_these_by_probe": made.by_probe,
+        "tokens": made.tokens,
+        "first_loss": made.report.losses[0],
+        "last_loss": made.report.losses[-1],
+        "trainable_parameters": made.report.trainable_parameters,
+    }
