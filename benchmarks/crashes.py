@@ -53,7 +53,7 @@ from overhead import tiny_model  # noqa: E402
 import ttt.lora  # noqa: E402,F401
 from policies.gain import GainModel  # noqa: E402
 from policies.rule import Rule  # noqa: E402
-from router import events, nodes, reuse  # noqa: E402
+from router import events, reuse, training  # noqa: E402
 from router.agent import Router  # noqa: E402
 from router.graph import build_graph  # noqa: E402
 from store import Store, adapters, blobs  # noqa: E402
@@ -102,7 +102,7 @@ def task_of(number: int) -> Task:
 
 def child(settings: dict[str, Any], seed: int, published: list[int], begun: list[int], say: Say) -> None:
     """Ask, and say what is done before and after each step; some of the tasks are not new."""
-    for module in (reuse, nodes):
+    for module in (reuse, training):
         setattr(module, "LEASE_S", LEASE_S)  # noqa: B010 – it is imported there
     _mark(blobs, "flush", say)
     _mark(blobs, "install", say)
@@ -257,7 +257,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def run(url: str | None, model: str, data: Path, kills: int, seed: int) -> dict[str, Any]:
     """All kills on one database."""
-    settings = {"model": model, "data_dir": str(data)} | ({"database_url": url} if url else {})
+    settings = {"model": model, "data_dir": str(data), "executor": "thread"} | ({"database_url": url} if url else {})
     rng, told, errors = random.Random(seed), Told(), data.parent / f"{data.name}-error.txt"
     before = hashes(Path(model)) if Path(model).is_dir() else {}
 

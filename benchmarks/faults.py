@@ -128,7 +128,13 @@ class Place:
             return opened.adapters.path(opened.adapters.list()[0], verify=False) / "adapter_model.safetensors"
 
     def seen(
-        self, fault: str, tried: tuple[int, str, str], code: int, words: str, arms: str, number: int = 0
+        self,
+        fault: str,
+        tried: tuple[int, str, str],
+        code: int,
+        words: str,
+        arms: str | tuple[str, ...],
+        number: int = 0,
     ) -> Seen:
         """Ask again now that the fault is over, and judge all of it."""
         _, said, arm = self.solve(number)
@@ -161,13 +167,11 @@ def disk_full(folder: Path, model: Path) -> list[Seen]:
             filler.write_bytes(b"x" * (room.f_bavail * room.f_frsize - left))
             tried = place.solve(3)
             filler.unlink()
-            found.append(
-                place.seen(f"disk full, {when}", tried, 5, "pace", "train" if left == 0 else "reuse", 3)
-            )
+            arms = ("train",) if left == 0 else ("train", "reuse")
+            found.append(place.seen(f"disk full, {when}", tried, 5, "pace", arms, 3))
             (place.folder / "task3.json").write_text(
                 (place.folder / "task3.json").read_text().replace("3.", "4.")
             )
-        found[-1].as_it_should = found[-1].exit_code == 5 and found[-1].after.startswith(("train", "reuse"))
         return found
 
 
@@ -215,7 +219,6 @@ def lease_ahead(folder: Path, model: Path) -> list[Seen]:
     place = Place(folder / "own", model)
     with place.store() as opened:
         kept = opened.adapters.list()[0].key
-        opened.leases.acquire("any", "dead", DAY_S)
     started = time.monotonic()
     tried = place.solve(3)  # publishes, so that its key is known
     with place.store() as opened:

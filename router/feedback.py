@@ -37,6 +37,8 @@ def attach_outcomes(
         raise RouterError(
             "Say either that the answer was right or wrong, or give the right answer: one of the two."
         )
+    if answer is not None and "\0" in answer:
+        raise RouterError("The answer has a NUL character, which databases do not keep; remove it.")
     n = len(receipt.answers)
     if query is not None and not 0 <= query < n:
         raise RouterError(

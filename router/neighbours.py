@@ -18,7 +18,7 @@ from typing import Any
 
 from router.context import Context
 from router.receipt import Step
-from router.reuse import demonstration_hashes, reference, verified
+from router.reuse import demonstration_hashes, in_use, reference, verified
 from router.state import AdapterRef, Start, State
 from store import AdapterRow, Near
 from ttt.crossfit import MIN_DEMONSTRATIONS, folds
@@ -250,6 +250,8 @@ class _Trial:
             ref, notes = verified(neighbour.row, context)
             if ref is None:
                 self.account.skipped[neighbour.row.content_hash[:12]] = notes[0]
+            elif not in_use(neighbour.row, context):
+                self.account.skipped[ref.content_hash[:12]] = "it was evicted just now"
             else:
                 sound.append((neighbour, ref))
         if not sound or (kind != "nearest" and len(sound) < 2):

@@ -33,7 +33,7 @@ from router.votes import vote
 from store import TaskRow
 from ttt.calibrate import answer_calibrated, labels_of
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
-from ttt.errors import Cancelled, ContextOverflow, TrainingFailed
+from ttt.errors import AdapterError, Cancelled, ContextOverflow, TrainingFailed
 from ttt.icl import answer as answer_queries
 from ttt.icl import leave_one_out
 from ttt.measure import task_size
@@ -341,7 +341,7 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             notes = cut_short(context) if alone else []
             seconds = time.perf_counter() - started
             voted = await vote(result, name, in_context, state, context)
-    except Cancelled as error:
+    except (Cancelled, AdapterError) as error:
         if state["icl"] is None:
             raise
         runtime.stream_writer(events.FellBack(str(error)))

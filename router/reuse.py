@@ -132,7 +132,7 @@ async def lease_or_adapter(key: AdapterKey, context: Context) -> tuple[Lease | N
     while True:
         lease = context.store.leases.acquire(f"train:{key.hash}", context.owner, LEASE_S)
         row = context.store.adapters.find(key)
-        ref = verified(row, context)[0] if row is not None else None
+        ref = verified(row, context)[0] if row is not None and in_use(row, context) else None
         if ref is not None:
             if lease is not None:
                 context.store.leases.release(lease)

@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from store import blobs
 from store.database import Database, hold_folders, insert_or, retried
-from store.errors import AdapterDamaged, NotFound, translated
+from store.errors import AdapterDamaged, DatabaseCorrupt, NotFound, translated
 from store.leases import Lease, check_lease
 from store.tables import adapter_demonstrations, adapters
 
@@ -206,7 +206,7 @@ class Adapters:
                 f"The adapter folder {folder} is missing; train the task again to replace it."
             )
         if verify:
-            with translated(folder):
+            with readable(folder):
                 stamp = blobs.stamp(folder)
                 if self._verified.get(row.content_hash) == stamp:
                     return folder
@@ -297,8 +297,38 @@ def _keys_of_subsets(connection: Connection, wanted: Collection[str]) -> Select[
     )
 
 
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Files that can't be read are damage of the one adapter, nothing worse: a bad sector, or a folder that was taken
+    away just now.
+
+    Raises:
+        AdapterDamaged: one can't be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise AdapterDamaged(
+            f"The adapter folder {folder} can't be read ({error.strerror}); train the task again to replace it."
+        ) from error
+
+
 def adapter_row(row: Row[Any]) -> AdapterRow:
-    """A row of the table as the value that it means."""
+    """A row of the table as the value that it means.
+
+    Raises:
+        DatabaseCorrupt: its JSON columns hold something else than what is written there.
+    """
+    report, hashes = row.report, row.demonstration_hashes
+    if (
+        not isinstance(report, dict)
+        or not isinstance(hashes, list)
+        or not all(isinstance(h, str) for h in hashes)
+    ):
+        raise DatabaseCorrupt(
+            f"The row of adapter {row.key_hash[:12]}… has no report or no list of demonstrations; restore the "
+            "database from a backup, or delete that row."
+        )
     return AdapterRow(
         AdapterKey(row.fingerprint, row.base_revision, row.template, row.recipe, row.seed),
         row.content_hash,

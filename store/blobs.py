@@ -110,7 +110,7 @@ def install(staged: Path, folder: Path, digest: str) -> Path:
     target = folder / digest
     with stage(folder) as aside:
         if target.exists():
-            if content_hash(target) == digest:
+            if _is_whole(target, digest):
                 shutil.rmtree(staged, ignore_errors=True)
                 return target
             os.rename(target, aside / "damaged")
@@ -122,6 +122,13 @@ def install(staged: Path, folder: Path, digest: str) -> Path:
             shutil.rmtree(staged)  # somebody put the same content in place just now
     _flush_entries(folder)
     return target
+
+
+def _is_whole(folder: Path, digest: str) -> bool:
+    try:
+        return content_hash(folder) == digest
+    except OSError:  # a file that can't be read is as good as damaged
+        return False
 
 
 def _flush_entries(folder: Path) -> None:

@@ -60,7 +60,7 @@ class Collected:
 
 def seconds_saved(row: AdapterRow, uses_at: Sequence[float], now: float) -> float:
     """Expected seconds of training that the adapter saves, relative to the others: see the module."""
-    if not row.accepted:
+    if not row.accepted and not uses_at:  # vetoed; one that was trained outright is no candidate, but answers
         return 0.0
     times: float = sum(0.5 ** (max(0.0, now - at) / HALF_LIFE_S) for at in (row.created_at, *uses_at))
     return float(row.report.get("seconds", 0.0)) * times

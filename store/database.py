@@ -99,7 +99,15 @@ class Database:
         connect_args: dict[str, Any] = {"timeout": busy_timeout_s}
         if backend == "postgresql":
             options = f"{parsed.query.get('options', '')} -c lock_timeout={int(busy_timeout_s * 1000)}"
-            connect_args = {"options": options.strip(), "connect_timeout": max(2, int(busy_timeout_s))}
+            connect_args = {
+                "options": options.strip(),
+                "connect_timeout": max(2, int(busy_timeout_s)),
+                # A host that vanishes without a word is noticed by what it does not acknowledge.
+                "tcp_user_timeout": int(busy_timeout_s * 1000),
+                "keepalives_idle": max(1, int(busy_timeout_s)),
+                "keepalives_interval": max(1, int(busy_timeout_s / 5)),
+                "keepalives_count": 5,
+            }
         try:
             self.engine: Engine = create_engine(
                 parsed,

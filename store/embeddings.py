@@ -74,8 +74,11 @@ class Embeddings:
             there = select(adapters.c.key_hash).where(adapters.c.key_hash == key.hash)
             if connection.execute(there).first() is None:
                 raise NotFound(f"No adapter with key {key.hash[:12]}…; train the task again.")
+            # An adapter that was trained again under its key may have begun elsewhere, and learned from other inputs.
             connection.execute(
-                insert_or(connection, adapter_embeddings).values(values).on_conflict_do_nothing()
+                insert_or(connection, adapter_embeddings)
+                .values(values)
+                .on_conflict_do_update(index_elements=[adapter_embeddings.c.key_hash], set_=values)
             )
 
     def nearest(self, space: str, vector: Sequence[float], n: int) -> list[Near]:
@@ -84,9 +87,14 @@ class Embeddings:
         Raises:
             StoreError: the space has vectors of another size.
         """
-        with self._lock:
-            best = self._space(space).best(vector, n)
-        return self._described(best)
+        wanted = n
+        while True:
+            with self._lock:
+                best = self._space(space).best(vector, wanted)
+            found = self._described(best)
+            if len(found) >= n or len(best) < wanted:
+                return found[:n]
+            wanted *= 2  # some of these are gone
 
     def spread(self, space: str, vector: Sequence[float], n: int) -> list[Near]:
         """`n` adapters of the space, evenly from the first to the last that was added.
@@ -114,7 +122,11 @@ class Embeddings:
         table = adapter_embeddings.c
         ids = select(table.id, table.key_hash).where(table.space == space, table.id > found.last - OVERLAP)
         with self._db.read() as connection:
-            new = [row.id for row in connection.execute(ids) if row.key_hash not in found.known]
+            new = [
+                row.id
+                for row in connection.execute(ids.order_by(table.id))
+                if row.key_hash not in found.known
+            ]
             while new:
                 part, new = new[:PAGE], new[PAGE:]
                 query = select(table.id, table.key_hash, table.vector).where(

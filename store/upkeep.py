@@ -17,7 +17,7 @@ from typing import Any, Literal
 from sqlalchemy import JSON, Connection, Text, cast, delete, func, select, text, update
 
 from store import blobs
-from store.adapters import AdapterRow, Adapters, adapter_row, index_demonstrations
+from store.adapters import AdapterRow, Adapters, adapter_row, index_demonstrations, readable
 from store.database import Database, hold_folders
 from store.errors import AdapterDamaged, DatabaseCorrupt, translated
 from store.tables import adapter_demonstrations, adapters, metadata, policy_versions
@@ -97,7 +97,7 @@ def damage(kept: Adapters, row: AdapterRow) -> str | None:
     folder = kept.folder / row.content_hash
     try:
         kept.path(row, verify=False)
-        with translated(folder):
+        with readable(folder):
             actual = blobs.content_hash(folder)
     except AdapterDamaged as error:
         return str(error)

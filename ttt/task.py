@@ -76,7 +76,7 @@ def check_size(task: Task, queries: Sequence[Query] = ()) -> None:
     """Refuse what would take memory or time without end before anything reads it.
 
     Raises:
-        TaskError: too many demonstrations or queries, or too long texts.
+        TaskError: too many demonstrations or queries, too long texts, or a NUL character.
     """
     for n, most, what in (
         (len(task.demonstrations), MAX_DEMONSTRATIONS, "demonstrations"),
@@ -95,6 +95,9 @@ def check_size(task: Task, queries: Sequence[Query] = ()) -> None:
             (f"Query {i}", query.input),
             *((f"Query {i}", text) for turn in query.turns or () for text in turn),
         ]
+    for what, text in (*texts, ("The name", task.name)):
+        if "\0" in text:
+            raise TaskError(f"{what} has a NUL character, which databases do not keep; remove it.")
     for what, text in texts:
         if len(text) > MAX_CHARACTERS:
             raise TaskError(

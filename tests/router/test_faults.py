@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from router import nodes, reuse
+from router import reuse, training
 from router.events import Done, TrainingStep
-from store.errors import ConnectionLost, NotFound
+from store.errors import ConnectionLost, LeaseLost, NotFound
 from store.tables import leases
-from tests.router.conftest import QUERIES, TASK, OpenRouter, base_hash, step_names
+from tests.router.conftest import QUERIES, TASK, TRUSTING, OpenRouter, base_hash, step_names
+from ttt.errors import TrainingFailed
 
 
 def test_who_lost_its_lease_while_training_waits_for_the_heir_and_answers(
     open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reuse, "LEASE_S", 1.5)
-    monkeypatch.setattr(nodes, "LEASE_S", 1e6)  # it does not renew: as if it had slept
+    monkeypatch.setattr(training, "LEASE_S", 1e6)  # it does not renew: as if it had slept
     agent = open_router()
     opened, heir = agent.parts.store, None
     for event in agent.stream(TASK, QUERIES, arm="ttt"):
@@ -34,6 +35,23 @@ def test_who_lost_its_lease_while_training_waits_for_the_heir_and_answers(
     lost, trained = (step for step in receipt.steps if step.name == "train")
     assert "no longer held" in lost.detail["failed"] and "failed" not in trained.detail
     assert len(opened.adapters.list()) == 1 and opened.verify().sound
+
+
+@pytest.mark.parametrize("arm", ["ttt", "auto"])
+def test_who_is_overtaken_again_and_again_gives_up_in_a_sentence(open_router: OpenRouter, arm: str) -> None:
+    agent = open_router(policy=TRUSTING)
+
+    def overtaken(*_: Any, **__: Any) -> None:
+        raise LeaseLost("no longer held")
+
+    object.__setattr__(agent.parts.store.adapters, "publish", overtaken)
+    if arm == "ttt":
+        with pytest.raises(TrainingFailed, match="overtaken 3 times.*ask again"):
+            agent.ask(TASK, QUERIES, arm=arm)
+        return
+    receipt = agent.ask(TASK, QUERIES, arm=arm)
+    assert receipt.arm == "icl" and "no longer held" in receipt.fallback and receipt.texts
+    assert sum(step.name == "train" for step in receipt.steps) == 3
 
 
 def test_an_adapter_that_was_evicted_just_now_is_trained_again(
@@ -57,7 +75,7 @@ def test_an_adapter_that_was_evicted_just_now_is_trained_again(
 def test_a_database_that_is_away_while_training_costs_no_training(
     open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "LEASE_S", 0.0)  # renew at each step
+    monkeypatch.setattr(training, "LEASE_S", 0.0)  # renew at each step
     agent = open_router()
     asked = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -98,6 +99,31 @@ def test_a_damaged_adapter_is_detected_and_repaired_by_publishing_again(opened: 
     with pytest.raises(AdapterDamaged, match=f"{folder}.*train the task again"):
         opened.adapters.path(row)
     assert opened.adapters.path(publish(opened)) == folder
+
+
+def test_a_file_that_can_not_be_read_is_damage_of_that_adapter_alone(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a bad sector: every reading of the one file fails."""
+    row, other = publish(opened), publish(opened, replace(KEY, seed=1), b"sound")
+    folder, real = opened.adapters.path(row, verify=False), blobs.content_hash
+
+    def read(asked: Path) -> str:
+        if asked == folder:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(asked)
+
+    monkeypatch.setattr(blobs, "content_hash", read)
+    with pytest.raises(
+        AdapterDamaged, match=f"{folder}.*can't be read.*Input/output error.*train the task again"
+    ):
+        opened.adapters.path(row)
+    (finding,) = opened.verify().findings
+    assert finding.name == row.key.hash and "can't be read" in finding.sentence
+    assert opened.adapters.path(other).is_dir()
+    again = publish(opened)
+    monkeypatch.undo()
+    assert opened.adapters.path(again) == folder and opened.verify().sound
 
 
 def test_a_file_is_read_again_only_after_a_change(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,8 @@ def test_a_use_a_week_ago_saves_half_of_one_now() -> None:
     fresh = row(0, created_at=NOW)
     assert seconds_saved(fresh, [], NOW) == 10
     assert seconds_saved(fresh, [NOW, NOW - HALF_LIFE_S], NOW) == 25
-    assert seconds_saved(replace(fresh, accepted=False), [NOW], NOW) == 0
+    assert seconds_saved(replace(fresh, accepted=False), [], NOW) == 0, "vetoed"
+    assert seconds_saved(replace(fresh, accepted=False), [NOW], NOW) == 20, "trained outright, and it answers"
 
 
 def test_those_that_save_least_a_byte_go_first_until_the_rest_fits() -> None:

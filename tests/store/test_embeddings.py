@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from store import AdapterKey, Store
 from store.embeddings import OVERLAP, PAGE
@@ -127,11 +127,32 @@ def test_more_than_a_page_is_read(opened: Store) -> None:
     assert len(found) == n and found[0].key_hash == key(1003).hash
 
 
-def test_saying_it_again_changes_nothing(opened: Store) -> None:
+def test_what_an_adapter_has_seen_is_what_its_last_training_saw(opened: Store) -> None:
     fill(opened, [[1.0, 0.0]])
-    opened.embeddings.put(key(0), SPACE, [0.0, 1.0], {"another"})
+    assert opened.embeddings.nearest(SPACE, [1.0, 0.0], 3)[0].seen_inputs == {"input 0"}
+    opened.embeddings.put(key(0), SPACE, [1.0, 0.0], {"another"})
     (found,) = opened.embeddings.nearest(SPACE, [1.0, 0.0], 3)
-    assert found.cosine == pytest.approx(1.0) and found.seen_inputs == {"input 0"}
+    assert found.cosine == pytest.approx(1.0) and found.seen_inputs == {"another"}
+
+
+def test_those_that_are_gone_hide_no_others(opened: Store) -> None:
+    fill(opened, [[1.0, i / 100] for i in range(8)])
+    assert len(opened.embeddings.nearest(SPACE, [1.0, 0.0], 8)) == 8
+    with opened.db.write() as connection:
+        gone = [key(i).hash for i in range(4)]
+        connection.execute(delete(adapters).where(adapters.c.key_hash.in_(gone)))
+    found = opened.embeddings.nearest(SPACE, [1.0, 0.0], 3)
+    assert [n.key_hash for n in found] == [key(i).hash for i in (4, 5, 6)]
+
+
+def test_the_order_in_which_a_database_gives_rows_does_not_matter(opened: Store) -> None:
+    """PostgreSQL moves a row that is written anew to another place."""
+    fill(opened, [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    with opened.db.write() as connection:
+        moved = update(adapter_embeddings).where(adapter_embeddings.c.key_hash == key(0).hash)
+        connection.execute(moved.values(seen_inputs=["moved"]))
+    found = opened.embeddings.nearest(SPACE, [1.0, 0.0], 3)
+    assert [n.key_hash for n in found] == [key(i).hash for i in range(3)]
 
 
 def test_an_adapter_published_again_stays_a_neighbour(opened: Store) -> None:

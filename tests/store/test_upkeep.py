@@ -145,6 +145,8 @@ def damaged_store(tmp_path: Path, episode: EpisodeRow, task: TaskRow, statement:
     [
         ("UPDATE episodes SET receipt = '{half'", "receipt that is not JSON"),
         ("UPDATE adapters SET report = 'x'", "report that is not JSON"),
+        ("UPDATE adapters SET demonstration_hashes = '5'", "no list of demonstrations"),
+        ("UPDATE adapters SET report = '[1]'", "has no report"),
         ("UPDATE episodes SET fingerprint = 'gone'", "names a row of tasks that is not there"),
     ],
 )

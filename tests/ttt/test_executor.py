@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,14 @@ import torch
 from safetensors.torch import load_file
 
 from tests.ttt.conftest import SMALL, letters_task, load_tiny
+from ttt import executor
 from ttt.engine import Engine
 from ttt.errors import Cancelled, NonFiniteLoss, TaskError, TrainingFailed
 from ttt.executor import Limits, Worker, choose
 from ttt.hardware import Hardware
 from ttt.model import resolve
 from ttt.task import Task
-from ttt.train import TrainReport, TrainRequest, TrainStep, train_adapter
+from ttt.train import Beginning, TrainReport, TrainRequest, TrainStep, train_adapter
 
 TASK = letters_task(4)
 ENDLESS = replace(SMALL, name="endless", steps=1_000_000)
@@ -78,6 +82,9 @@ def test_it_goes_on_from_what_a_probe_has_trained(worker: Worker, tiny_llama: Pa
     engine.close()
     assert there.losses[:3] == half.losses and len(there.losses) == SMALL.steps
     assert there.losses == pytest.approx(here.losses, rel=1e-3) and there.tokens == here.tokens
+    assert sorted(p.name for p in (tmp_path / "there").iterdir()) == sorted(
+        p.name for p in (tmp_path / "here").iterdir()
+    )
     a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("here", "there"))
     assert all(torch.allclose(a[key], b[key], atol=1e-4) for key in a)
 
@@ -160,3 +167,65 @@ def test_auto_takes_a_process_where_the_machine_holds_the_model_twice() -> None:
         assert kind == "thread" and why.startswith("trains in this process: ")
     assert choose("process", machine(cores=1), n)[0] == "process"
     assert choose("thread", machine(), n)[0] == "thread"
+
+
+def test_it_serves_several_event_loops_one_training_at_a_time(worker: Worker, tmp_path: Path) -> None:
+    """As a server's loop and the one of what trains behind, both at once and one after the other."""
+
+    def run(name: str) -> TrainReport:
+        return asyncio.run(worker.train(request(tmp_path / name)))
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(run, ["a", "b"]))
+    pid = worker.pid
+    assert both[0].losses == both[1].losses == run("c").losses
+    assert worker.pid == pid and pid is not None
+
+
+def test_who_waits_for_another_training_is_heard_and_can_leave(worker: Worker, tmp_path: Path) -> None:
+    heard, left = [], threading.Event()
+
+    async def run() -> None:
+        first = asyncio.create_task(worker.train(request(tmp_path / "a", ENDLESS), should_stop=left.is_set))
+        await asyncio.sleep(0.2)
+        asked = time.monotonic()
+        with pytest.raises(Cancelled, match="before it began"):
+            await worker.train(
+                request(tmp_path / "b"),
+                should_stop=lambda: time.monotonic() - asked > 0.5,
+                waits=lambda: heard.append(time.monotonic()),
+            )
+        assert time.monotonic() - asked < 2
+        left.set()
+        with pytest.raises(Cancelled):
+            await first
+
+    asyncio.run(run())
+    assert len(heard) > 3
+
+
+def test_a_stop_that_came_too_late_stops_nothing_else(worker: Worker, tmp_path: Path) -> None:
+    async def run() -> TrainReport:
+        await worker.train(request(tmp_path / "a"))
+        worker._send({"stop": True})
+        return await worker.train(request(tmp_path / "b"))
+
+    assert len(asyncio.run(run()).losses) == SMALL.steps
+
+
+def test_an_idle_process_fills_nothing(worker: Worker, tmp_path: Path) -> None:
+    asyncio.run(worker.train(request(tmp_path / "a")))
+    time.sleep(2.5)
+    assert worker._heard.is_set() and worker._inbox.empty()
+
+
+def test_a_disk_without_room_is_told_in_a_sentence(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(executor, "write_beginning", full)
+    begin = Beginning(torch.zeros(1), {}, ())
+    with pytest.raises(TrainingFailed, match="could not start.*No space left"):
+        asyncio.run(worker.train(replace(request(tmp_path / "a"), begin=begin)))

@@ -215,6 +215,13 @@ def test_a_recipe_file_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
         (Task((), "i" * (MAX_CHARACTERS + 1)), 1, "The instruction has"),
         (Task((Demonstration("a" * 10**5, "b"),) * 60), 1, f"at most {MAX_TASK_CHARACTERS}"),
         (Task(), MAX_QUERIES + 1, "10001 queries"),
+        (
+            Task((Demonstration("a", "b\0"),)),
+            1,
+            "The output of demonstration 1 has a NUL character.*remove it",
+        ),
+        (Task((), "i\0"), 1, "The instruction has a NUL"),
+        (Task((), "i", "na\0me"), 1, "The name has a NUL"),
     ],
 )
 def test_tasks_without_bounds_are_refused_in_one_sentence(task: Task, queries: int, words: str) -> None:
