@@ -257,7 +257,9 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def run(url: str | None, model: str, data: Path, kills: int, seed: int) -> dict[str, Any]:
     """All kills on one database."""
-    settings = {"model": model, "data_dir": str(data), "executor": "thread"} | ({"database_url": url} if url else {})
+    settings = {"model": model, "data_dir": str(data), "executor": "thread"} | (
+        {"database_url": url} if url else {}
+    )
     rng, told, errors = random.Random(seed), Told(), data.parent / f"{data.name}-error.txt"
     before = hashes(Path(model)) if Path(model).is_dir() else {}
 

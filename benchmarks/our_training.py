@@ -55,7 +55,9 @@ class Ours:
         self.tokens = 0
         parts = folds(task, 0) if begins_on_halves(task, how) else ()
         self.trainings = [
-            self._training(TrainRequest(part.task, how, 0, None, f"{name}-{i}", pause_at=how.probed))
+            self._training(
+                TrainRequest(part.task, how, 0, None, f"{name}-{i}", pause_at=how.probed, written=part.whole)
+            )
             for i, part in enumerate(parts)
         ]
         self.on_halves = bool(parts)

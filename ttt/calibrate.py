@@ -71,7 +71,12 @@ async def answer_calibrated(
     answers = [(fmt.answer(label), fmt.ending) for label in labels]
     label_tokens = sum(len(a) + len(end) for a, end in answers)
     started = time.perf_counter()
-    begun = await engine.run(lambda bench: Prefixes(bench, fmt, [prompt.prefix], None), priority)
+
+    def begin(bench: Bench) -> Prefixes:
+        with bench.wearing(None):
+            return Prefixes(bench, fmt, [prompt.prefix], None, priority)
+
+    begun = await engine.run(begin, priority)
     found: dict[int, list[tuple[float, int]]] = {}
 
     def score_batch(bench: Bench, chosen: Sequence[int]) -> None:
@@ -95,10 +100,11 @@ async def answer_calibrated(
     seconds = time.perf_counter() - started
     rows = [_shares([logprob for logprob, _ in found[i]]) for i in range(len(free))]
     prior = {label: math.fsum(row[j] for row in rows) / len(rows) for j, label in enumerate(labels)}
+    of_options = content_kind(task) == "choice"
     said = []
     for number, query in enumerate(queries):
         own = found[len(free) + number]
-        choice = read_choice(query.input)
+        choice = read_choice(query.input) if of_options else None
         possible = range(len(labels)) if choice is None else range(min(len(choice.options), len(labels)))
         lead = {j: own[j][0] - math.log(max(prior[labels[j]], 1e-12)) for j in possible}
         best = max(lead, key=lead.__getitem__)

@@ -53,6 +53,11 @@ class Fold:
     positions: tuple[int, ...]
     """Of `held_out` in the whole task."""
 
+    @property
+    def whole(self) -> Task:
+        """Both halves, in any order."""
+        return replace(self.task, demonstrations=(*self.task.demonstrations, *self.held_out))
+
 
 def folds(task: Task, seed: int) -> tuple[Fold, Fold]:
     """The task's demonstrations in two random halves, each against the other.
@@ -167,7 +172,9 @@ async def _trained(
             await all_ended(
                 train_adapter(
                     engine,
-                    TrainRequest(part.task, recipe, seed, None, name, pause_at=recipe.probed),
+                    TrainRequest(
+                        part.task, recipe, seed, None, name, pause_at=recipe.probed, written=part.whole
+                    ),
                     emit_either,
                     should_stop,
                     keep=True,
@@ -176,7 +183,7 @@ async def _trained(
             ),
         )
     finally:
-        await engine.run(partial(_drop, names=names))
+        await engine.clean_up(partial(_drop, names=names))
 
 
 async def _mean(engine: Engine, reports: Sequence[TrainReport]) -> Beginning:

@@ -13,7 +13,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ttt.augment import Space, space
+from ttt.augment import AUGMENTATIONS, Space, space
+from ttt.content import content_kind
 from ttt.prompts import PromptFormat, Segment, select
 from ttt.recipes import Loss, Recipe
 from ttt.task import Task
@@ -47,10 +48,17 @@ def sequence(head: tuple[int, ...], segments: list[Segment], loss: Loss = "all-o
     return Sequence(tuple(ids), tuple(labels))
 
 
-def sequences(task: Task, fmt: PromptFormat, recipe: Recipe, seed: int) -> Iterator[Sequence]:
-    """An endless stream, the same for the same task, recipe and seed."""
+def sequences(
+    task: Task, fmt: PromptFormat, recipe: Recipe, seed: int, written: Task | None = None
+) -> Iterator[Sequence]:
+    """An endless stream, the same for the same task, recipe and seed.
+
+    Args:
+        written: of which `task` is a part: only what applies to the whole is applied to the part.
+    """
     rng = random.Random(seed)
-    views = space(task, recipe.augmentations)
+    kind = content_kind(written or task)
+    views = space(task, [name for name in recipe.augmentations if kind in AUGMENTATIONS[name]])
     if recipe.data == "sampled" or recipe.form == "direct" or len(task.demonstrations) < 2:
         return _sampled(task, fmt, recipe, views, rng)
     return _left_out(task, fmt, recipe, views, rng)

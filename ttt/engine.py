@@ -16,6 +16,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
@@ -129,7 +130,8 @@ class Engine:
         self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._count = itertools.count()
         self._attached: dict[str, None] = {}
-        self._in_use: dict[str, int] = {}
+        self._in_use: Counter[str] = Counter()
+        self._uses = threading.Lock()
         self._closed = False
         self._given_s = self._expected = 0.0
         self.busy_s = 0.0
@@ -168,6 +170,10 @@ class Engine:
         """Queue one slice and wait for its result."""
         return await asyncio.wrap_future(self.submit(slice_, priority))
 
+    async def clean_up(self, slice_: Callable[[Bench], object]) -> None:
+        """Run a slice that runs in any case, also where whoever waits for it is cancelled."""
+        await asyncio.shield(asyncio.wrap_future(self.submit(slice_, Priority.ANSWER)))
+
     @asynccontextmanager
     async def adapter(self, folder: Path) -> AsyncIterator[str]:
         """Make a saved adapter usable, for as long as the block lasts, under the name that is yielded.
@@ -179,23 +185,27 @@ class Engine:
         """
         where = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()
         name = f"saved-{folder.name}-{where[:8]}"  # folders of one name lie in many places
-        self._in_use[name] = self._in_use.get(name, 0) + 1
+        with self._uses:
+            self._in_use[name] += 1
         try:
             await self.run(lambda bench: self._attach(bench, name, folder))
             yield name
         finally:
-            self._in_use[name] -= 1
+            with self._uses:
+                self._in_use[name] -= 1
+                if not self._in_use[name]:
+                    del self._in_use[name]
 
     def _attach(self, bench: Bench, name: str, folder: Path) -> None:
         if name not in bench.slots.names:
             bench.slots.load(name, folder, bench.decoder)
         self._attached.pop(name, None)
         self._attached[name] = None
-        idle = [n for n in self._attached if not self._in_use.get(n)]
+        with self._uses:  # whoever comes for one of these later attaches it again, behind this slice
+            idle = [n for n in self._attached if n not in self._in_use]
         for old in idle[: max(0, len(self._attached) - MAX_ATTACHED)]:
             bench.slots.drop(old)
             del self._attached[old]
-            self._in_use.pop(old, None)
 
     async def base_hash(self) -> str:
         """SHA-256 over all base parameters and buffers, adapters left out."""

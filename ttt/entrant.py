@@ -58,7 +58,14 @@ class Entrant:
         self.adapters = [f"search-{uuid.uuid4().hex[:12]}" for _ in parts]
         asked = [
             TrainRequest(
-                part.task, candidate.recipe, seed, None, name, candidate.start, candidate.recipe.steps
+                part.task,
+                candidate.recipe,
+                seed,
+                None,
+                name,
+                candidate.start,
+                candidate.recipe.steps,
+                part.whole,
             )
             for part, name in zip(parts, self.adapters, strict=True)
         ]
@@ -79,7 +86,7 @@ class Entrant:
     async def advance(self, engine: Engine, rung: int, emit: Callable[[TrainStep], None]) -> None:
         for training in self.trainings:
             if not training.attached:
-                await engine.run(training.start, Priority.TRAINING)
+                await engine.run(training.begin, Priority.TRAINING)
             training.until = rung
         try:
             await all_ended(training.advance(engine, emit) for training in self.trainings)

@@ -6,13 +6,16 @@ Works on a `TokenTree`; knows token ids and stop strings, nothing of tasks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from ttt.tree import Append, TokenTree
+
+KEPT_BYTES = 2**28
+"""Of logits that scoring holds at a time, in float32."""
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -136,14 +139,38 @@ def decode(
 
 
 def score(tree: TokenTree, items: Sequence[tuple[int, Known]], stopper: Stopper) -> list[Score]:
-    """Score known answers, each below its own parent node, in as few forward passes as fit."""
-    appends = []
-    for parent, known in items:
-        tokens = (*known.question, *known.answer, *known.terminator)
-        appends.append(Append(tree.child(parent), tokens, keep=len(known.answer) + len(known.terminator) + 1))
-    return [
-        _score(logits, known, stopper) for (_, known), logits in zip(items, tree.append(appends), strict=True)
-    ]
+    """Score known answers, each below its own parent node, in as few forward passes as fit. Logits of all answers at
+    once can be gigabytes, so they are held for some at a time."""
+    scores: list[Score] = []
+    mark, most = tree.mark(), max(1, KEPT_BYTES // (4 * tree.vocabulary))
+    for part in _parts(items, most):
+        if scores:
+            tree.rewind(mark)
+        appends = []
+        for parent, known in part:
+            tokens = (*known.question, *known.answer, *known.terminator)
+            appends.append(Append(tree.child(parent), tokens, keep=_kept(known)))
+        found = zip(part, tree.append(appends), strict=True)
+        scores += [_score(logits, known, stopper) for (_, known), logits in found]
+    return scores
+
+
+def _kept(known: Known) -> int:
+    return len(known.answer) + len(known.terminator) + 1
+
+
+def _parts(items: Sequence[tuple[int, Known]], most: int) -> Iterator[list[tuple[int, Known]]]:
+    """In order, each of at most so many rows of logits, or of one item."""
+    part: list[tuple[int, Known]] = []
+    rows = 0
+    for item in items:
+        if part and rows + _kept(item[1]) > most:
+            yield part
+            part, rows = [], 0
+        part.append(item)
+        rows += _kept(item[1])
+    if part:
+        yield part
 
 
 def _score(logits: torch.Tensor, known: Known, stopper: Stopper) -> Score:

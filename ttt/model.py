@@ -241,7 +241,13 @@ def model_info(
     source = resolve(name, cache_dir, fetch=False)
     if verify and (source.folder / MANIFEST).is_file():
         check_files(source.folder, hashes=True)
-    config = AutoConfig.from_pretrained(source.folder, local_files_only=True).get_text_config()
+    try:
+        config = AutoConfig.from_pretrained(source.folder, local_files_only=True).get_text_config()
+    except _unreadable() as error:
+        raise ModelError(
+            f"transformers can't read the configuration of {name} in {source.folder} ({last_line(str(error))}): "
+            "use a causal language model that this version of transformers knows."
+        ) from error
     shapes = weight_shapes(source.folder)
     counts = {key: math.prod(shape) for key, shape in shapes.items()}
     # Embeddings and output head are the matrices (vocabulary, hidden).
@@ -256,6 +262,22 @@ def model_info(
         n_nonembedding=total - embeddings,
         n_bytes=sum(path.stat().st_size for path in weight_files(source.folder)),
         context_length=_context_length(config, name),
+    )
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What transformers raises for files that it does not know, or with values of the wrong kind."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+        StrictDataclassError,
     )
 
 
@@ -319,7 +341,7 @@ def load(
         raise ModelTooLarge(
             f"{source.name} does not fit in the memory of {hardware.device}: choose a smaller model."
         ) from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except _unreadable() as error:
         raise ModelError(
             f"transformers can't load {source.name} from {folder} ({last_line(str(error))}): "
             "use a causal language model with safetensors and its tokenizer files."

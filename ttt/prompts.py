@@ -182,7 +182,7 @@ class PromptFormat:
 
     def _one_token_a_cell(self, texts: Sequence[str]) -> bool:
         symbols = sorted({c for t in texts for c in t if not c.isspace()})
-        joined = "".join(symbols) * 2
+        joined = "".join(symbols) * 2 + "".join(c * 4 for c in symbols)  # also side by side with themselves
         return len(self._ids(joined)) == len(joined) and len(self._ids("0 " + joined[0])) > 2
 
 

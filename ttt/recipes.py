@@ -84,6 +84,11 @@ class Recipe:
             value = getattr(self, key)
             if not fits(value):
                 raise TaskError(f"The recipe {self.name!r} sets {key} to {value!r}; it must be {needed}.")
+        if self.search and self.form != "in-context":
+            raise TaskError(
+                f"The recipe {self.name!r} sets search to {self.search:g} and form to {self.form!r}; candidates are "
+                "judged in context: set search to 0, or form to 'in-context'."
+            )
         try:
             check_names(self.augmentations)
         except TaskError as error:

@@ -151,7 +151,7 @@ class Rounds:
             try:
                 result, more = member.done(loss, batch, labelled, seconds * own / sum(share))
             except Exception as error:  # as above
-                self._end(member, error)
+                self._end(member, member.failed(error, batch))
                 continue
             member.send(result)
             if not more:

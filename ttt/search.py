@@ -31,7 +31,7 @@ from statistics import mean, stdev
 
 from ttt.candidates import DEFAULT, candidates
 from ttt.crossfit import CrossFitResult, Fold, folds, judge_folds
-from ttt.engine import Engine
+from ttt.engine import Bench, Engine
 from ttt.entrant import Entrant, StepTokens
 from ttt.errors import Cancelled, TrainingFailed
 from ttt.icl import Judged
@@ -97,15 +97,15 @@ async def search(
     """
     parts = folds(task, seed)
     base = await judge_folds(engine, parts, (None, None))
-    tokens = StepTokens.of(PromptFormat(engine.loaded.tokenizer, task), task, recipe)
+    fmt = PromptFormat(engine.loaded.tokenizer, task, as_turns=engine.loaded.as_turns)
+    tokens = StepTokens.of(fmt, task, recipe)
     listed = candidates(task, recipe, tokens.prefix, starts or {})
     race = _Race(engine, parts, base, recipe, tokens, emit)
     race.entrants = [Entrant(engine, parts, candidate, seed, should_stop) for candidate in listed]
     try:
         return await race.run()
     finally:
-        for entrant in race.entrants:
-            await engine.run(entrant.drop)
+        await engine.clean_up(race.drop)
 
 
 def rungs(recipe: Recipe) -> tuple[int, ...]:
@@ -166,6 +166,11 @@ class _Race:
         """Nats per token by which the choice may flatter the one chosen."""
         self.tried = self.judgements = self.done = self.planned = 0
         self.why = ""
+
+    def drop(self, bench: Bench) -> None:
+        """Take all adapters off."""
+        for entrant in self.entrants:
+            entrant.drop(bench)
 
     async def run(self) -> Searched:
         alive, ladder = self.entrants, rungs(self.recipe)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,9 @@ class TrainRequest:
     """Go on from here, behind its steps; None starts from nothing."""
     pause_at: int | None = None
     """Take only so many of the recipe's steps; `TrainReport.reached` is then where to go on."""
+    written: Task | None = None
+    """The whole task where `task` is a part of it: prompts are written, and cells recognised, as of the whole, which
+    else may differ between the part that is trained on and the one that judges it. Gives no data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +132,13 @@ async def train_adapter(
     training = Training.of(engine, request, should_stop)
     done = False
     try:
-        await engine.run(training.start, Priority.TRAINING)
+        await engine.run(training.begin, Priority.TRAINING)
         await training.advance(engine, emit)
         await engine.run(training.finish, Priority.TRAINING)
         done = True
     finally:
         if not (done and keep):
-            await engine.run(training.drop, Priority.ANSWER)
+            await engine.clean_up(training.drop)
     return training.report()
 
 
@@ -171,9 +174,13 @@ class Training:
         """
         if not request.task.demonstrations:
             raise TaskError("Training needs at least one demonstration; add some or answer zero-shot.")
-        fmt = PromptFormat(engine.loaded.tokenizer, request.task, as_turns=engine.loaded.as_turns)
+        written, loaded = request.written or request.task, engine.loaded
+        fmt = PromptFormat(loaded.tokenizer, written, as_turns=loaded.as_turns)
         if request.recipe.form != "prefix":
-            return cls(request, sequences(request.task, fmt, request.recipe, request.seed), should_stop)
+            most = min(request.recipe.sequence_tokens, loaded.context_length)
+            fitting = _fitting(request.task, fmt, loaded.context_length)
+            how = replace(request.recipe, sequence_tokens=most)
+            return cls(request, sequences(fitting, fmt, how, request.seed, written), should_stop)
         segments = [fmt.segment(d) for d in request.task.demonstrations]
         room = context_budget(engine, fmt, [s.question for s in segments], fmt.max_new_tokens(request.task))
         shown = shown_prefix(fmt, segments, shown_order(segments, room))
@@ -185,6 +192,13 @@ class Training:
         async with aclosing(engine.trainings.run(self)) as steps:
             async for step in steps:
                 emit(step)
+
+    def begin(self, bench: Bench) -> None:
+        """`start`, where memory that runs out is told as elsewhere."""
+        try:
+            self.start(bench)
+        except Exception as error:
+            raise self.failed(error, ()) from error
 
     def start(self, bench: Bench) -> None:
         import torch
@@ -254,7 +268,7 @@ class Training:
         """The error to tell when a pass over `batch` alone raised `error`."""
         text = str(error)
         if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-            longest = max(len(s.ids) for s in batch)
+            longest = max((len(s.ids) for s in batch), default=0)
             told = OutOfMemory(
                 f"Training ran out of memory at {len(batch)} × {longest} tokens; use a recipe with fewer "
                 "sequence tokens or a smaller model."
@@ -305,6 +319,22 @@ class Training:
         self.master.grad = None
         with torch.no_grad():
             self.weights.flat.copy_(self.master)
+
+
+def _fitting(task: Task, fmt: PromptFormat, context_length: int) -> Task:
+    """Without demonstrations that are longer than the model's context, which answering leaves out as well.
+
+    Raises:
+        TaskError: that is all of them.
+    """
+    room = context_length - len(fmt.head())
+    kept = tuple(d for d in task.demonstrations if len(fmt.segment(d)) <= room)
+    if not kept:
+        raise TaskError(
+            f"No demonstration fits in the model's context of {context_length} tokens; shorten them, or use a model "
+            "with a longer one."
+        )
+    return replace(task, demonstrations=kept)
 
 
 def rate_factor(step: int, recipe: Recipe) -> float:

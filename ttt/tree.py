@@ -58,6 +58,11 @@ class TokenTree:
         self._ends.append(self._ends[parent])
         return n
 
+    @property
+    def vocabulary(self) -> int:
+        """Width of logits."""
+        return self._runner.vocabulary
+
     def mark(self) -> tuple[int, int]:
         """Where the tree stands now, for `rewind`."""
         return len(self._ends), len(self._key_node)

@@ -145,7 +145,7 @@ async def attached(engine: Engine, folders: Sequence[Path]) -> AsyncIterator[str
         try:
             yield merged
         finally:
-            await engine.run(lambda bench: bench.slots.drop(merged), Priority.ANSWER)
+            await engine.clean_up(lambda bench: bench.slots.drop(merged))
 
 
 async def begin_at(engine: Engine, adapter: str, recipe: Recipe) -> Beginning:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from policies.baselines import AlwaysArm
 from policies.errors import PolicyError
@@ -150,8 +152,15 @@ def test_answers_with_the_same_seed_are_the_same_on_another_store(
 ) -> None:
     one, two = (open_router(data_dir=tmp_path / name, recipe="other") for name in ("one", "two"))
     first, second = (agent.ask(TASK, QUERIES, arm="ttt", seed=4) for agent in (one, two))
-    assert first.adapter == second.adapter and first.answers == second.answers
-    assert two.ask(TASK, QUERIES, arm="ttt", seed=5).adapter != first.adapter
+    assert first.texts == second.texts
+    other = two.ask(TASK, QUERIES, arm="ttt", seed=5)
+    weights = [
+        load_file(tmp_path / name / "adapters" / receipt.adapter / "adapter_model.safetensors")
+        for name, receipt in (("one", first), ("two", second), ("two", other))
+    ]
+    # To rounding: whether two halves share a pass, which rounds otherwise, is a matter of timing.
+    assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-3) for key in weights[0])
+    assert any(not torch.allclose(weights[0][key], weights[2][key], atol=1e-2) for key in weights[0])
 
 
 def test_ctrl_c_while_training_is_awaited_keeps_the_answers_of_icl(

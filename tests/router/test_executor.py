@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from router.errors import SettingsError
 from router.events import Done, Event, FellBack, TrainingStep
 from router.receipt import Receipt
 from router.settings import Settings, in_one_process, read_settings
-from tests.router.conftest import QUERIES, TASK, TRUSTING, OpenRouter, base_hash, ok_task
+from tests.router.conftest import QUERIES, QUICK, TASK, TRUSTING, OpenRouter, base_hash, ok_task
 from ttt.errors import TrainingFailed
 
 
@@ -40,14 +41,15 @@ def test_it_trains_answers_and_reuses_as_ever(open_router: OpenRouter) -> None:
 
 
 def test_a_killed_training_process_fails_that_request_alone(open_router: OpenRouter) -> None:
-    agent = open_router(executor="process", policy=TRUSTING)
+    agent = open_router(executor="process", policy=TRUSTING, worth_s=1e6)
     worker = agent.parts.worker
     assert worker is not None
     agent.ask(ok_task(5), QUERIES, arm="ttt")
+    slow = replace(QUICK, name="slow", steps=3000, stop_loss=0.0)  # not done before it is killed
 
     def ask_and_kill(arm: str) -> list[Event]:
         events: list[Event] = []
-        for event in agent.stream(TASK, QUERIES, arm=arm):
+        for event in agent.stream(TASK, QUERIES, arm=arm, recipe=(slow, slow)):
             events.append(event)
             if isinstance(event, TrainingStep) and event.phase == "train" and worker.pid is not None:
                 os.kill(worker.pid, signal.SIGKILL)

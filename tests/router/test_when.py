@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from router import behind, nodes
+from router import behind, nodes, training
 from router.errors import RouterError
 from router.events import AnswerGrew, Decided, Done, ICLDone, TrainingStep
 from router.pending import MOST_TRIES, Pending
@@ -99,7 +99,7 @@ def test_few_tasks_train_behind_at_once_the_others_wait_and_past_a_limit_are_lef
         finally:
             now -= 1
 
-    monkeypatch.setattr(nodes, "train_adapter", counted)
+    monkeypatch.setattr(training, "train_adapter", counted)
     agent = open_router()
     tasks = [ok_task(4, word) for word in ("a", "b", "c", "d", "e", "f", "g")]
     for task in tasks:
