@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -45,7 +46,10 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.service.stop_at is None:
             self.service.stop_at = time.monotonic() + self._options.drain_s
-        super().handle_exit(sig, frame)
+        if sig == signal.SIGTERM:  # not told to uvicorn, which would raise it again before the router is closed
+            self.should_exit = True
+        else:
+            super().handle_exit(sig, frame)
 
 
 def serve(
