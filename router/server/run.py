@@ -46,7 +46,9 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.service.stop_at is None:
             self.service.stop_at = time.monotonic() + self._options.drain_s
-        if sig == signal.SIGTERM:  # not told to uvicorn, which would raise it again before the router is closed
+        if (
+            sig == signal.SIGTERM
+        ):  # not told to uvicorn, which would raise it again before the router is closed
             self.should_exit = True
         else:
             super().handle_exit(sig, frame)

@@ -23,6 +23,7 @@ from router.server.metrics import Metrics
 from router.server.options import ServerOptions
 from router.server.schemas import PLAIN_MODELS, ChatRequest, CompletionRequest
 from store import AdapterRow
+from ttt.errors import Cancelled
 from ttt.recipes import RECIPES, Recipe
 from ttt.task import Demonstration, Task
 
@@ -262,7 +263,7 @@ class Service:
             async with self._slots:
                 await self._ask(answering)
         except Exception as error:  # told to the client; what was not foreseen, to the log
-            told = api_error(error)
+            told = self._told(error, asked)
             if told.status == 500:
                 log.exception("A question failed")
             answering.events.put_nowait(told)
@@ -280,7 +281,7 @@ class Service:
                 raise too_late()
         assert asked.reading.query is not None
         events = self.router.astream(
-            asked.reading.task, [asked.reading.query], should_stop=self._stopping, **options
+            asked.reading.task, [asked.reading.query], should_hurry=self._stopping, **options
         )
         async for event in events:
             if isinstance(event, TrainingStep):
@@ -305,6 +306,14 @@ class Service:
             return None
         left_s = deadline_s - (time.monotonic() - answering.asked.since)
         return asyncio.get_running_loop().call_later(left_s, answering.events.put_nowait, too_late())
+
+    def _told(self, error: Exception, asked: Asked) -> ApiError:
+        """What to tell a client of `error`."""
+        deadline_s = asked.options["deadline_s"]
+        late = deadline_s is not None and time.monotonic() - asked.since > EARLY * deadline_s
+        if isinstance(error, Cancelled) and self._stopping() and not late:
+            return ApiError(503, str(error), code="shutting_down")
+        return api_error(error)
 
     def _stopping(self) -> bool:
         return self.stop_at is not None and time.monotonic() > self.stop_at

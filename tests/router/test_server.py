@@ -446,7 +446,8 @@ def test_past_the_queue_there_is_429_with_the_seconds_to_wait(open_router: OpenR
             assert next(comments)
             threading.Thread(target=server.stop).start()
             rest = [json.loads(x[6:]) for x in lines if x.startswith("data: {")]
-        assert "cancelled" in rest[-1]["error"]["message"]
+        told = rest[-1]["error"]
+        assert "cancelled" in told["message"] and told["code"] == "shutting_down"
 
 
 def test_a_client_that_leaves_loses_nothing(open_router: OpenRouter) -> None:
@@ -498,6 +499,29 @@ def test_when_told_to_stop_it_answers_what_was_admitted_and_takes_no_more(open_r
         assert "cancelled" in told.json()["ttt_router"]["fallback"]
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{server.url}/healthz")
+
+
+@pytest.mark.parametrize("votes", [1, 3])
+def test_plain_answers_that_were_admitted_are_given_also_past_the_time_for_draining(
+    agent: Router, votes: int
+) -> None:
+    release = threading.Event()
+    body = GOOD | {"messages": few_shot("uv"), "max_tokens": 5, "ttt_router": {"votes": votes}}
+    with concurrent.futures.ThreadPoolExecutor(3) as pool, running(agent, drain_s=0.0) as server:
+        agent.parts.engine.submit(lambda bench: release.wait(60))
+        told = [pool.submit(post, server, body) for _ in range(2)]
+        until = time.monotonic() + 30
+        while server.service.in_flight < 2:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        stopped = pool.submit(server.stop)
+        while not server.service._stopping():
+            time.sleep(0.01)
+        release.set()
+        answers = [answer.result() for answer in told]
+        stopped.result()
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    assert {answer.json()["ttt_router"]["arm"] for answer in answers} == {"icl"}
 
 
 def test_metrics_count_and_logs_tell_no_prompt_unless_asked(
