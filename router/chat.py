@@ -114,7 +114,7 @@ class Chat:
     ) -> str:
         """The reply to what is unanswered."""
         before = {**self.talk, "messages": self.talk["messages"][:-1]}
-        return self._run(None, before, on_event, should_stop)
+        return self._run(self.talk, before, on_event, should_stop)
 
     @property
     def task(self) -> Task:
@@ -193,7 +193,7 @@ class Chat:
 
     def _run(
         self,
-        talk: Mapping[str, Any] | None,
+        talk: Mapping[str, Any],
         before: Mapping[str, Any],
         on_event: Callable[[Event], None],
         should_stop: Callable[[], bool],
@@ -209,7 +209,9 @@ class Chat:
 
         listener = Listener(self.router, follow, should_stop, read)
         try:
-            state = self._do("ainvoke", talk, self._config(self.name), context=listener, durability="sync")
+            state = self._do(
+                "ainvoke", dict(talk), self._config(self.name), context=listener, durability="sync"
+            )
         except Exception:
             self._keep(before)
             raise
