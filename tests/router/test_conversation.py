@@ -85,6 +85,17 @@ def test_an_answer_of_our_own_is_no_demonstration_until_it_is_approved_or_correc
     assert "1 earlier answer(s) of this router" in reading.understood[-1]
 
 
+@pytest.mark.parametrize("place", range(5))
+def test_an_answer_of_our_own_is_known_wherever_a_system_message_stands(place: int) -> None:
+    said = talk("a", "1", "no, it should be 2", "Noted.", "b")
+    said.insert(place, Message("system", "Sort."))
+    own = {n: {"1": "first", "Noted.": ""}[m.content] for n, m in enumerate(said) if m.role == "assistant"}
+    reading = read_conversation(said, own)
+    assert reading.task.demonstrations == (Demonstration("a", "2"),)
+    uncommented = read_conversation([*said[: said.index(Message("assistant", "1")) + 1], said[-1]], own)
+    assert not uncommented.task.demonstrations
+
+
 def test_a_correction_may_be_corrected() -> None:
     said = talk("a", "1", "no, it should be 2", "Noted.", "Correction: 3", "Noted.", "b")
     reading = read_conversation(said, {1: "first", 3: "", 5: ""})
