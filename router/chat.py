@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from langgraph.runtime import Runtime
 
 
+NO_ANSWER = "There is no answer to speak of; ask something first."
+
+
 class Talk(TypedDict, total=False):
     """One conversation, as plain values."""
 
@@ -125,6 +128,13 @@ class Chat:
 
     # --------------------------------------------------------------------------------------------- teaching
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is an answer that the user's next message could approve or correct."""
+        messages, own = _plain(self.talk)
+        approved = [*messages, Message("user", "right")]
+        return not self.unanswered and read_conversation(approved, own).latest is not None
+
     def demonstrate(self, given: str, output: str) -> None:
         """Add a demonstration.
 
@@ -139,11 +149,11 @@ class Chat:
         """The last answer was wrong; the right one is not known.
 
         Raises:
-            RouterError: there is no answer yet.
+            RouterError: there is no answer to speak of.
         """
         episodes = [e for e in self.talk["own"].values() if e]
-        if not episodes:
-            raise RouterError("Nothing was answered yet in this conversation; ask something first.")
+        if not self.has_answer:
+            raise RouterError(NO_ANSWER)
         self.router.feedback(episodes[-1], right=False)
 
     def change(self, **values: Any) -> None:

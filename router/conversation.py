@@ -9,7 +9,8 @@ model's answer is no label, until the user approves or corrects it:
   quotes around it or, without quotes, one final full stop.
 
 Both speak of the answer just before them, and only of one that this router gave: in anybody else's words they
-are texts like any other. Examples inside one message (`router.examples`) are recognised only while the
+are texts like any other. Just after examples that asked nothing there is no answer to speak of: an approval then
+says nothing, and a correction is a text. Examples inside one message (`router.examples`) are recognised only while the
 conversation holds no pairs that somebody else wrote, and never in an answer. So a text that imitates a
 delimiter stays text. Everything can be switched off by the caller. Pure; knows nothing of models or servers.
 """
@@ -145,21 +146,25 @@ def read_conversation(
     notes: list[str] = []
     asked: str | None = None
     latest: Said | None = None
+    taught = False  # by examples that asked nothing, just before: there is no answer to speak of
     for place, answered in talk:
         user, reply = messages[place].content, "" if answered is None else messages[answered].content
-        heard = _heard(turns, user) if corrections else None
+        heard = _heard(turns, user) if corrections and not taught else None
         if heard is not None:
             turns[-1] = heard
             latest = _said(heard) if answered is None else None
             continue
         query: str | None = user
         ours = answered is None or answered in own
+        if corrections and taught and ours and is_approval(user):
+            continue
         if examples and ours and not any(t.source == "given" for t in turns):
             found = parse_examples(user)
             if found is not None:
                 told += found.demonstrations
                 words += [found.instruction] if found.instruction else []
                 query = found.query
+                taught = query is None
                 notes.append(_shown(place, found.notation, len(found.demonstrations), query))
         if query is None:
             continue
@@ -167,8 +172,10 @@ def read_conversation(
             asked = query
         elif answered not in own:
             turns.append(_Turn(query, reply, "given"))
+            taught = False
         elif own[answered]:
             turns.append(_Turn(query, reply, "own", own[answered]))
+            taught = False
     shown = [Demonstration(t.input, t.output) for t in turns if t.source != "own" and t.output.strip()]
     task = Task((*told, *shown), "\n\n".join(words))
     earlier = tuple((messages[u].content, messages[a].content) for u, a in talk if a is not None)

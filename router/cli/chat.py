@@ -227,6 +227,8 @@ def _harmless(text: str) -> str:
 
 def _command(chat: Chat, reporter: Reporter, text: str) -> bool:
     """Do what a line that begins with `/` says; False to end."""
+    from router.chat import NO_ANSWER
+
     name, _, rest = text[1:].partition(" ")
     rest = rest.strip()
     match name, rest:
@@ -244,12 +246,12 @@ def _command(chat: Chat, reporter: Reporter, text: str) -> bool:
                 or "None yet."
             )
         case "right", "":
-            tell = chat.say("right") if _has_answer(chat) else "Nothing was answered yet."
+            tell = chat.say("right") if chat.has_answer else NO_ANSWER
         case "wrong", "":
             chat.wrong()
             tell = "Noted as wrong. With /wrong ANSWER it becomes a demonstration."
         case "wrong", answer:
-            tell = chat.say(f"correction: “{answer}”") if _has_answer(chat) else "Nothing was answered yet."
+            tell = chat.say(f"correction: “{answer}”") if chat.has_answer else NO_ANSWER
         case "why", "":
             width = shutil.get_terminal_size().columns
             tell = (
@@ -291,8 +293,3 @@ def _command(chat: Chat, reporter: Reporter, text: str) -> bool:
     for line in tell.splitlines():
         reporter.keep(line)
     return True
-
-
-def _has_answer(chat: Chat) -> bool:
-    messages = chat.talk["messages"]
-    return bool(messages) and str(len(messages) - 1) in chat.talk["own"]

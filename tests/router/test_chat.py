@@ -133,6 +133,21 @@ def test_impossible_options_and_demonstrations_change_nothing(chat: Chat) -> Non
     assert chat.talk == before
 
 
+def test_approvals_after_examples_that_ask_nothing_speak_of_no_answer(chat: Chat, agent: Router) -> None:
+    examples = "a -> 1\nb -> 2"
+    assert chat.say(examples) == "Noted: the task has 2 demonstrations now."
+    assert not chat.has_answer and chat.say("right").startswith("Noted: the task has 2")
+    chat.say("cd")
+    assert chat.has_answer and chat.receipt is not None
+    episode = chat.receipt.episode_id
+    chat.say(examples)
+    assert not chat.has_answer
+    with pytest.raises(RouterError, match="no answer to speak of"):
+        chat.wrong()
+    chat.say("perfect")
+    assert not agent.parts.store.episodes.outcomes(episode) and len(agent.history()) == 1
+
+
 def test_a_reply_grows_where_nothing_can_replace_it(chat: Chat) -> None:
     grown: list[str] = []
     reply = chat.say("ab", lambda e: grown.append(e.text) if isinstance(e, AnswerGrew) else None)
@@ -244,7 +259,7 @@ def test_the_terminal_chat_answers_on_stdout_and_obeys_commands(
     assert ran.code == 0
     assert len(ran.out.splitlines()) == 1, "commands are told on stderr"
     for said in (
-        "Nothing was answered yet.",
+        "There is no answer to speak of; ask something first.",
         "Noted: the task has 1 demonstration now.",
         "Message 1: 2 example(s) written as x -> y, and the query 'z'.",
         '"/demo cd" is no command, or lacks something',

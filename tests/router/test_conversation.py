@@ -96,6 +96,20 @@ def test_an_answer_of_our_own_is_known_wherever_a_system_message_stands(place: i
     assert not uncommented.task.demonstrations
 
 
+def test_after_examples_that_ask_nothing_an_approval_says_nothing_and_a_correction_is_a_text() -> None:
+    said = talk("a", "1", "x -> 1\ny -> 2", "Noted.", "perfect", "Noted.", "b")
+    own = {1: "first", 3: "", 5: ""}
+    for n in (5, 7):
+        reading = read_conversation(said[:n], own)
+        assert reading.task.demonstrations == (Demonstration("x", "1"), Demonstration("y", "2"))
+        assert reading.latest is None and (reading.query is None) == (n == 5)
+    text = "no, it should be 2"
+    corrected = read_conversation([*said[:4], Message("user", text)], own)
+    assert corrected.query is not None and corrected.query.input == text and corrected.latest is None
+    answered = [*said, Message("assistant", "4"), Message("user", "right")]
+    assert read_conversation(answered, own | {7: "second"}).latest == Said("second", True, None)
+
+
 def test_a_correction_may_be_corrected() -> None:
     said = talk("a", "1", "no, it should be 2", "Noted.", "Correction: 3", "Noted.", "b")
     reading = read_conversation(said, {1: "first", 3: "", 5: ""})
