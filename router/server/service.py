@@ -140,10 +140,8 @@ class Service:
         """As `read_chat`; the prompt is one message of the user's."""
         messages = [Message("user", request.text)]
         reading = read_conversation(messages, examples=request.knobs.examples, corrections=False)
-        if reading.query is None:
-            raise ApiError(
-                400, "The prompt gives examples and asks nothing; end it with a query.", param="prompt"
-            )
+        if reading.query is None:  # a prompt always asks: what looks like examples alone is a text
+            reading = read_conversation(messages, examples=False, corrections=False)
         return self._asked(request, reading, messages, {}, request.ignored(), since)
 
     def _asked(

@@ -122,6 +122,17 @@ def test_completions_read_examples_in_the_prompt(server: Running, agent: Router)
     assert streamed == answer.choices[0].text
 
 
+@pytest.mark.parametrize(
+    "prompt", ["Q: What is 12*12?\nA: Let's think step by step.", "Q: a\nA: b\nQ: c\nA: d e"]
+)
+def test_a_prompt_that_ends_in_the_middle_of_an_answer_is_a_plain_prompt(
+    server: Running, prompt: str
+) -> None:
+    answer = client(server).completions.create(model="auto", prompt=prompt, max_tokens=3)
+    account = (answer.model_extra or {})["ttt_router"]
+    assert account["arm"] == "zero-shot" and account["n_demonstrations"] == 0 and not account["understood"]
+
+
 def test_stop_strings_end_the_answer_in_both_forms(server: Running) -> None:
     ask = client(server).chat.completions
     asked: dict[str, Any] = {"model": "zero-shot", "messages": few_shot("uv", []), "max_tokens": 30}
