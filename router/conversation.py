@@ -5,8 +5,9 @@ the last user message is the query. What this router itself answered earlier is 
 model's answer is no label, until the user approves or corrects it:
 
 - *approval*: "yes", "right", "correct", "exactly", "perfect", "that's right" and the like, and nothing else;
-- *correction*: "no, it should be X", "wrong: the answer is X", "the right answer is X", "correction: X". X loses
-  quotes around it or, without quotes, one final full stop.
+- *correction*: "no, it should be X", "wrong: the answer is X", "it should be X", "the right answer is X",
+  "correction: X"; "this should be X" only after a no. X loses quotes around it or, without quotes, one final full
+  stop.
 
 Both speak of the answer just before them, and only of one that this router gave: in anybody else's words they
 are texts like any other. Just after examples that asked nothing there is no answer to speak of: an approval then
@@ -42,7 +43,7 @@ _CORRECTIONS = tuple(
         rf"(?:no|nope|wrong|incorrect|not quite)\b[\s,.:;!–—-]*{_IT}\s+should(?: have)? (?:be|been)\b[:\s]*(.+)",
         r"(?:no|nope|wrong|incorrect|not quite)\b[\s,.:;!–—-]*should(?: have)? (?:be|been)\b[:\s]*(.+)",
         r"(?:no|nope|wrong|incorrect|not quite)\b[\s,.:;!–—-]*the (?:right |correct )?(?:answer|output) (?:is|was)\b[:\s]*(.+)",
-        rf"{_IT} should(?: have)? (?:be|been)\b[:\s]*(.+)",
+        r"(?:it|the (?:right |correct )?(?:answer|output)) should(?: have)? (?:be|been)\b[:\s]*(.+)",
         r"the (?:right|correct) (?:answer|output) (?:is|was)\b[:\s]*(.+)",
         r"correction:\s*(.+)",
     )

@@ -143,6 +143,10 @@ def test_what_reads_like_a_correction_is_a_query_where_it_corrects_no_answer_of_
         ("know it should be 3", None),
         ("no, it should be", None),
         ("What should it be?", None),
+        ("the answer should be 7", "7"),
+        ("No, that should be 7", "7"),
+        ("This should be easy: what is 12*12?", None),
+        ("That should be translated into French", None),
     ],
 )
 def test_corrections_are_told_from_other_messages(text: str, answer: str | None) -> None:
