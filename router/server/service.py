@@ -10,12 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from policies.types import Decision
 from router.agent import Router
 from router.conversation import EXPECTED_REPEATS, Message, Reading, note, read_conversation
-from router.events import AnswerGrew, Done, Event, Started, TrainingStep
+from router.events import AnswerGrew, Decided, Done, Event, Started, TrainingStep
 from router.memory import Memory
 from router.receipt import Receipt
 from router.server.errors import ApiError, api_error
@@ -258,8 +260,9 @@ class Service:
         asked = answering.asked
         late = self._told_when_late(answering)
         try:
-            async with self._slots:
-                await self._ask(answering)
+            async with AsyncExitStack() as slot:
+                await slot.enter_async_context(self._slots)
+                await self._ask(answering, slot)
         except Exception as error:  # told to the client; what was not foreseen, to the log
             told = self._told(error, asked)
             if told.status == 500:
@@ -271,7 +274,8 @@ class Service:
             self.in_flight -= 1
             self._recent_s += 0.2 * (time.monotonic() - asked.since - self._recent_s)
 
-    async def _ask(self, answering: Answering) -> None:
+    async def _ask(self, answering: Answering, slot: AsyncExitStack) -> None:
+        """Answer, and give `slot` back once it trains, or waits for somebody who does."""
         asked, options = answering.asked, dict(answering.asked.options)
         if options["deadline_s"] is not None:
             options["deadline_s"] = options["deadline_s"] * EARLY - (time.monotonic() - asked.since)
@@ -282,6 +286,8 @@ class Service:
             asked.reading.task, [asked.reading.query], should_hurry=self._stopping, **options
         )
         async for event in events:
+            if isinstance(event, Decided) and _trains(event.decision):
+                await slot.aclose()
             if isinstance(event, TrainingStep):
                 self.metrics.steps.labels(event.phase).inc()
             answering.events.put_nowait(event)
@@ -315,6 +321,10 @@ class Service:
 
     def _stopping(self) -> bool:
         return self.stop_at is not None and time.monotonic() > self.stop_at
+
+
+def _trains(decision: Decision) -> bool:
+    return decision.step == "probe" or (decision.arm or "").startswith("train:")
 
 
 def too_late() -> ApiError:

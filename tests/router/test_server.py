@@ -461,6 +461,21 @@ def test_past_the_queue_there_is_429_with_the_seconds_to_wait(open_router: OpenR
         assert "cancelled" in told["message"] and told["code"] == "shutting_down"
 
 
+def test_trainings_that_are_waited_for_hold_up_nobodys_answer(open_router: OpenRouter) -> None:
+    """Neither the one that trains, nor the one that waits for that."""
+    agent = open_router(recipe=LONG.name)
+    slow = GOOD | {"model": "ttt", "messages": few_shot("uv"), "stream": True}
+    with running(agent, at_once=1, drain_s=0.1) as server, httpx.Client(timeout=60) as asker:
+        url = f"{server.url}/v1/chat/completions"
+        with asker.stream("POST", url, json=slow) as one, asker.stream("POST", url, json=slow) as other:
+            assert next(line for line in one.iter_lines() if line.startswith(": train step"))
+            assert other.status_code == 200
+            told = post(server, GOOD | {"max_tokens": 3})
+            assert told.status_code == 200 and server.service.in_flight == 2
+            threading.Thread(target=server.stop).start()
+            assert any("[DONE]" in line for line in other.iter_lines())
+
+
 def test_a_client_that_leaves_loses_nothing(open_router: OpenRouter) -> None:
     agent = open_router()
     with running(agent) as server:
