@@ -342,14 +342,13 @@ class Router:
         answers, texts included, until it is done; and do what a process before this one has left. How much that is.
 
         Raises:
-            StoreError: the data folder can't be written to.
+            StoreError: the data folder can't be read or written to.
         """
         from router.pending import Pending
 
         folder = self.settings.data_path / "behind"
         with translated(folder):
-            pending = Pending(folder, self.parts.engine.loaded.revision)
-        return self._behind.keep(pending)
+            return self._behind.keep(Pending(folder, self.parts.engine.loaded.revision))
 
     @property
     def done_behind(self) -> deque[Receipt]:
