@@ -32,7 +32,7 @@ REMEMBERED = 1024
 STOP_S = 60.0
 """Seconds that a training is given to end at its next step."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ttt_router.behind")
 
 
 @dataclass(frozen=True, slots=True)

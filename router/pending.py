@@ -30,7 +30,7 @@ KEPT_S = 7 * 86400.0
 NEW_S = 60.0
 """Seconds for which a folder without work is left alone: its process may not have locked it yet."""
 LOCK = ".lock"
-log = logging.getLogger(__name__)
+log = logging.getLogger("ttt_router.pending")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from langchain_openai import ChatOpenAI
 from router.agent import Router
 from router.errors import SettingsError
 from router.server.options import ServerOptions
+from router.server.run import JsonLines
 from tests.router.conftest import LONG, QUERIES, TASK, TRUSTING, OpenRouter, base_hash
 from tests.router.server import Running, running
 
@@ -565,6 +567,18 @@ def test_metrics_count_and_logs_tell_no_prompt_unless_asked(
         assert (secret in caplog.text) is log_prompts
         assert 'ttt_router_requests_total{path="/v1/chat/completions",status="200"} 1.0' in text
         assert 'ttt_router_answers_total{arm="zero-shot"} 1.0' in text and secret not in text
+
+
+def test_log_lines_are_json_with_the_traceback_of_what_failed() -> None:
+    record = logging.LogRecord("ttt_router.behind", logging.ERROR, "", 0, "Lost %d\nthings", (2,), None)
+    try:
+        raise ValueError("why")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    line = JsonLines().format(record)
+    told = json.loads(line)
+    assert "\n" not in line and told["message"] == "Lost 2\nthings" and "ValueError: why" in told["traceback"]
+    assert (told["level"], told["logger"]) == ("ERROR", "ttt_router.behind")
 
 
 def test_ready_until_it_is_told_to_stop(server: Running) -> None:
