@@ -176,7 +176,13 @@ class Chat:
         return [name.removeprefix(CHAT) for name in found if name.startswith(CHAT)]
 
     def save(self, name: str) -> None:
-        """Go on under another name; what was said so far stays under the old one too."""
+        """Go on under another name; what was said so far stays under the old one too.
+
+        Raises:
+            RouterError: another conversation has this name.
+        """
+        if name != self.name and self._kept(name) is not None:
+            raise RouterError(f"There is a conversation {name!r} already; choose another name, or /load it.")
         self.name = name
         self._keep(self.talk)
 

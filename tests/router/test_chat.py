@@ -86,6 +86,10 @@ def test_what_was_said_is_there_after_a_restart_and_by_name(agent: Router) -> No
     assert len(again.task.demonstrations) == 2 and again.names()[0] == "kept"
     again.load("dates")
     assert len(again.task.demonstrations) == 1 and len(again.talk["messages"]) == 2
+    with pytest.raises(RouterError, match="a conversation 'kept' already; choose another name, or /load it"):
+        again.save("kept")
+    again.save("dates")
+    assert again.name == "dates"
     again.begin()
     assert again.task.demonstrations == ()
     with pytest.raises(NotFound, match="'none such'.*dates"):
