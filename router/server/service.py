@@ -194,12 +194,7 @@ class Service:
         """The question put to a named adapter: it brings its own task."""
         row = next((r for r in self.adapters() if model == adapter_name(r)), None)
         if row is None:
-            raise ApiError(
-                404,
-                f"There is no model {model[:60]!r}; GET /v1/models lists those that there are.",
-                param="model",
-                code="model_not_found",
-            )
+            raise no_model(model)
         if reading.task != Task():
             raise ApiError(
                 400,
@@ -330,6 +325,15 @@ def _trains(decision: Decision) -> bool:
 def too_late() -> ApiError:
     return ApiError(
         422, "The deadline came before there was an answer; give more time.", code="deadline_exceeded"
+    )
+
+
+def no_model(name: str) -> ApiError:
+    return ApiError(
+        404,
+        f"There is no model {name[:60]!r}; GET /v1/models lists those that there are.",
+        param="model",
+        code="model_not_found",
     )
 
 

@@ -177,6 +177,26 @@ def test_a_correction_is_an_outcome_and_a_demonstration_also_after_a_restart(ope
     assert kept.demonstrations == (("ab", "ok"),)
 
 
+def test_a_streamed_note_is_a_stream_like_any_other(server: Running) -> None:
+    body: dict[str, Any] = GOOD | {
+        "messages": [{"role": "user", "content": "a -> 1\nb -> 2"}],
+        "stream": True,
+    }
+    told = post(server, body | {"stream_options": {"include_usage": True}})
+    assert told.headers["cache-control"] == "no-cache" and told.headers["x-accel-buffering"] == "no"
+    *_, last, done = [line[6:] for line in told.text.splitlines() if line]
+    assert done == "[DONE]" and json.loads(last)["choices"] == []
+    assert json.loads(last)["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    assert "usage" not in post(server, body).text
+
+
+def test_a_model_is_told_alone_as_in_the_list(server: Running) -> None:
+    ask = client(server).models
+    assert [ask.retrieve(m.id) for m in ask.list()] == list(ask.list())
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4o'"):
+        ask.retrieve("gpt-4o")
+
+
 def test_answers_in_the_background_train_once_for_many_clients_and_the_adapter_answers_later(
     open_router: OpenRouter,
 ) -> None:
