@@ -233,6 +233,7 @@ class Router:
         deadline_s: float | None = None,
         max_tokens: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        should_hurry: Callable[[], bool] = lambda: False,
         episode_id: str | None = None,
         patient: bool = False,
         reuse: str | None = None,
@@ -254,6 +255,7 @@ class Router:
                 then is given.
             max_tokens: of each answer, at most.
             should_stop: asked between slices of work; True ends training early and falls back to ICL.
+            should_hurry: asked likewise; True ends measuring, voting and training, and answers are still written.
             patient: everybody else's answers go before this one.
             episode_id: names the episode in place of a random id; one that is there already is left as it is.
             reuse: `near` tries adapters of like tasks, `off` none (docs/reuse.md).
@@ -323,6 +325,7 @@ class Router:
             s,
             parts.owner,
             should_stop,
+            should_hurry,
             deadline,
             patient,
             parts.worker,
@@ -339,14 +342,13 @@ class Router:
         answers, texts included, until it is done; and do what a process before this one has left. How much that is.
 
         Raises:
-            StoreError: the data folder can't be written to.
+            StoreError: the data folder can't be read or written to.
         """
         from router.pending import Pending
 
         folder = self.settings.data_path / "behind"
         with translated(folder):
-            pending = Pending(folder, self.parts.engine.loaded.revision)
-        return self._behind.keep(pending)
+            return self._behind.keep(Pending(folder, self.parts.engine.loaded.revision))
 
     @property
     def done_behind(self) -> deque[Receipt]:

@@ -3,7 +3,7 @@
 One task is asked behind once at a time, and not again until it has changed. A task that grew by
 demonstrations replaces the smaller one that is still trained for. Few are trained at once, since each has an
 optimiser in memory; the others wait their turn, and past a limit a task is left for its next query. With a
-`Pending`, what was not done when a process ended is taken up by the next one.
+`Pending`, what was not done when a process ended is taken up by the next one, as far as there is room.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from router.events import Done, Event
 from router.pending import Pending
 from router.receipt import Receipt
-from ttt.errors import Cancelled
+from ttt.errors import Cancelled, TrainingFailed
 from ttt.task import Query, Task, fingerprint
 
 AT_ONCE = 4
@@ -32,7 +32,7 @@ REMEMBERED = 1024
 STOP_S = 60.0
 """Seconds that a training is given to end at its next step."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ttt_router.behind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,26 @@ class Behind:
         """Receipts of what was done, the oldest first; whoever reads one may take it off."""
 
     def keep(self, pending: Pending) -> int:
-        """From now on keep on disk what is to be done, and do what others have left there; how much that is."""
+        """From now on keep on disk what is to be done, and do what others have left there, as far as there is
+        room; how much that is.
+
+        Raises:
+            OSError: the folder can't be read.
+        """
         self._pending = pending
-        found = list(pending.take())
+        found = pending.take(WAITING - len(self._running))
         for left in found:
             self.start(left.task, left.queries, left.options, tries=left.tries)
         return len(found)
 
     def start(
-        self, task: Task, queries: Sequence[Query], options: Mapping[str, Any], *, tries: int = 1
+        self, task: Task, queries: Sequence[Query], options: Mapping[str, Any], *, tries: int = 0
     ) -> None:
-        """Decide about `task`, and train where that pays, unless that was done or is being done."""
+        """Decide about `task`, and train where that pays, unless that was done or is being done.
+
+        Args:
+            tries: processes that have begun it and died.
+        """
         name, kind = fingerprint(task), f"{sorted(options.items(), key=lambda pair: pair[0])}"
         with self._lock:
             if name in self._running or (name, kind) in self._seen:
@@ -85,7 +94,7 @@ class Behind:
                 self._seen.popitem(last=False)
             stop = threading.Event()
             future = asyncio.run_coroutine_threadsafe(
-                self._work(name, kind, task, queries, options, stop), self._loop
+                self._work(name, kind, task, queries, options, stop, tries), self._loop
             )
             self._running[name] = _Work(task, stop, future)
             if self._pending is not None:
@@ -120,10 +129,15 @@ class Behind:
         queries: Sequence[Query],
         options: Mapping[str, Any],
         stop: threading.Event,
+        tries: int,
     ) -> None:
+        again = False
         try:
             async with self._free:
                 if not stop.is_set():
+                    with self._lock:
+                        if self._pending is not None:
+                            self._pending.add(task, queries, options, tries + 1)
                     async for event in self._ask(
                         task, queries, when="wait", should_stop=stop.is_set, patient=True, **options
                     ):
@@ -131,12 +145,13 @@ class Behind:
                             self.done.append(event.receipt)
         except Cancelled as error:
             log.info("Training behind an answer ended early: %s", error)
-        except Exception:  # nobody waits for it: what failed is told where the program tells such things
+        except Exception as error:  # nobody waits for it: told where the program tells such things
+            again = not isinstance(error, TrainingFailed)  # which would fail again
             log.exception("Training behind an answer failed")
         finally:
             with self._lock:
                 del self._running[name]
-                if stop.is_set():
+                if stop.is_set() or again:
                     self._seen.pop((name, kind), None)
                 if self._pending is None:
                     pass

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from langgraph.runtime import Runtime
 
 
+NO_ANSWER = "There is no answer to speak of; ask something first."
+
+
 class Talk(TypedDict, total=False):
     """One conversation, as plain values."""
 
@@ -114,7 +117,7 @@ class Chat:
     ) -> str:
         """The reply to what is unanswered."""
         before = {**self.talk, "messages": self.talk["messages"][:-1]}
-        return self._run(None, before, on_event, should_stop)
+        return self._run(self.talk, before, on_event, should_stop)
 
     @property
     def task(self) -> Task:
@@ -124,6 +127,13 @@ class Chat:
         return _task(self.talk, read_conversation(asked, own))
 
     # --------------------------------------------------------------------------------------------- teaching
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is an answer that the user's next message could approve or correct."""
+        messages, own = _plain(self.talk)
+        approved = [*messages, Message("user", "right")]
+        return not self.unanswered and read_conversation(approved, own).latest is not None
 
     def demonstrate(self, given: str, output: str) -> None:
         """Add a demonstration.
@@ -139,11 +149,11 @@ class Chat:
         """The last answer was wrong; the right one is not known.
 
         Raises:
-            RouterError: there is no answer yet.
+            RouterError: there is no answer to speak of.
         """
         episodes = [e for e in self.talk["own"].values() if e]
-        if not episodes:
-            raise RouterError("Nothing was answered yet in this conversation; ask something first.")
+        if not self.has_answer:
+            raise RouterError(NO_ANSWER)
         self.router.feedback(episodes[-1], right=False)
 
     def change(self, **values: Any) -> None:
@@ -166,7 +176,13 @@ class Chat:
         return [name.removeprefix(CHAT) for name in found if name.startswith(CHAT)]
 
     def save(self, name: str) -> None:
-        """Go on under another name; what was said so far stays under the old one too."""
+        """Go on under another name; what was said so far stays under the old one too.
+
+        Raises:
+            RouterError: another conversation has this name.
+        """
+        if name != self.name and self._kept(name) is not None:
+            raise RouterError(f"There is a conversation {name!r} already; choose another name, or /load it.")
         self.name = name
         self._keep(self.talk)
 
@@ -193,7 +209,7 @@ class Chat:
 
     def _run(
         self,
-        talk: Mapping[str, Any] | None,
+        talk: Mapping[str, Any],
         before: Mapping[str, Any],
         on_event: Callable[[Event], None],
         should_stop: Callable[[], bool],
@@ -209,7 +225,9 @@ class Chat:
 
         listener = Listener(self.router, follow, should_stop, read)
         try:
-            state = self._do("ainvoke", talk, self._config(self.name), context=listener, durability="sync")
+            state = self._do(
+                "ainvoke", dict(talk), self._config(self.name), context=listener, durability="sync"
+            )
         except Exception:
             self._keep(before)
             raise

@@ -28,6 +28,8 @@ class Context:
     owner: str
     """Names this process and router in leases."""
     should_stop: Callable[[], bool] = lambda: False
+    should_hurry: Callable[[], bool] = lambda: False
+    """Whether measuring and training end now; answers are still written."""
     deadline: float = math.inf
     """`time.monotonic()` by which there must be an answer."""
     patient: bool = False

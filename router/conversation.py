@@ -5,11 +5,13 @@ the last user message is the query. What this router itself answered earlier is 
 model's answer is no label, until the user approves or corrects it:
 
 - *approval*: "yes", "right", "correct", "exactly", "perfect", "that's right" and the like, and nothing else;
-- *correction*: "no, it should be X", "wrong: the answer is X", "the right answer is X", "correction: X". X loses
-  quotes around it or, without quotes, one final full stop.
+- *correction*: "no, it should be X", "wrong: the answer is X", "it should be X", "the right answer is X",
+  "correction: X"; "this should be X" only after a no. X loses quotes around it or, without quotes, one final full
+  stop.
 
 Both speak of the answer just before them, and only of one that this router gave: in anybody else's words they
-are texts like any other. Examples inside one message (`router.examples`) are recognised only while the
+are texts like any other. Just after examples that asked nothing there is no answer to speak of: an approval then
+says nothing, and a correction is a text. Examples inside one message (`router.examples`) are recognised only while the
 conversation holds no pairs that somebody else wrote, and never in an answer. So a text that imitates a
 delimiter stays text. Everything can be switched off by the caller. Pure; knows nothing of models or servers.
 """
@@ -41,7 +43,7 @@ _CORRECTIONS = tuple(
         rf"(?:no|nope|wrong|incorrect|not quite)\b[\s,.:;!–—-]*{_IT}\s+should(?: have)? (?:be|been)\b[:\s]*(.+)",
         r"(?:no|nope|wrong|incorrect|not quite)\b[\s,.:;!–—-]*should(?: have)? (?:be|been)\b[:\s]*(.+)",
         r"(?:no|nope|wrong|incorrect|not quite)\b[\s,.:;!–—-]*the (?:right |correct )?(?:answer|output) (?:is|was)\b[:\s]*(.+)",
-        rf"{_IT} should(?: have)? (?:be|been)\b[:\s]*(.+)",
+        r"(?:it|the (?:right |correct )?(?:answer|output)) should(?: have)? (?:be|been)\b[:\s]*(.+)",
         r"the (?:right|correct) (?:answer|output) (?:is|was)\b[:\s]*(.+)",
         r"correction:\s*(.+)",
     )
@@ -145,41 +147,46 @@ def read_conversation(
     notes: list[str] = []
     asked: str | None = None
     latest: Said | None = None
-    for place, user, reply in talk:
-        heard = _heard(turns, user.content) if corrections else None
+    taught = False  # by examples that asked nothing, just before: there is no answer to speak of
+    for place, answered in talk:
+        user, reply = messages[place].content, "" if answered is None else messages[answered].content
+        heard = _heard(turns, user) if corrections and not taught else None
         if heard is not None:
             turns[-1] = heard
-            latest = _said(heard) if reply is None else None
+            latest = _said(heard) if answered is None else None
             continue
-        query: str | None = user.content
-        ours = reply is None or place + 1 in own
+        query: str | None = user
+        ours = answered is None or answered in own
+        if corrections and taught and ours and is_approval(user):
+            continue
         if examples and ours and not any(t.source == "given" for t in turns):
-            found = parse_examples(user.content)
+            found = parse_examples(user)
             if found is not None:
                 told += found.demonstrations
                 words += [found.instruction] if found.instruction else []
                 query = found.query
+                taught = query is None
                 notes.append(_shown(place, found.notation, len(found.demonstrations), query))
         if query is None:
             continue
-        if reply is None:
+        if answered is None:
             asked = query
-        elif not ours:
-            turns.append(_Turn(query, reply.content, "given"))
-        elif own[place + 1]:
-            turns.append(_Turn(query, reply.content, "own", own[place + 1]))
+        elif answered not in own:
+            turns.append(_Turn(query, reply, "given"))
+            taught = False
+        elif own[answered]:
+            turns.append(_Turn(query, reply, "own", own[answered]))
+            taught = False
     shown = [Demonstration(t.input, t.output) for t in turns if t.source != "own" and t.output.strip()]
     task = Task((*told, *shown), "\n\n".join(words))
-    earlier = tuple((user.content, reply.content) for _, user, reply in talk if reply is not None)
+    earlier = tuple((messages[u].content, messages[a].content) for u, a in talk if a is not None)
     return Reading(task, None if asked is None else Query(asked, earlier), latest, (*notes, *_counts(turns)))
 
 
-def _in_order(
-    messages: Sequence[Message], own: Mapping[int, str]
-) -> list[tuple[int, Message, Message | None]]:
-    """User messages with their places and replies; the last one has no reply yet. Only a reply of this router's
-    may be empty: a model can say nothing, and be corrected."""
-    talk: list[tuple[int, Message, Message | None]] = []
+def _in_order(messages: Sequence[Message], own: Mapping[int, str]) -> list[tuple[int, int | None]]:
+    """Places of the user's messages and of their replies; the last one has no reply yet. Only a reply of this
+    router's may be empty: a model can say nothing, and be corrected."""
+    talk: list[tuple[int, int | None]] = []
     for place, message in enumerate(messages):
         if _SURROGATE.search(message.content):
             raise ConversationError(
@@ -192,7 +199,7 @@ def _in_order(
             raise ConversationError(
                 f"Message {place + 1} of {len(messages)}, from the {message.role}, is empty; give it a text."
             )
-        waiting = bool(talk) and talk[-1][2] is None
+        waiting = bool(talk) and talk[-1][1] is None
         if (message.role == "user") == waiting:
             after = "a user message that has no answer yet" if waiting else "no user message that it answers"
             raise ConversationError(
@@ -200,12 +207,12 @@ def _in_order(
                 "let user and assistant messages alternate, beginning with the user's."
             )
         if waiting:
-            talk[-1] = (*talk[-1][:2], message)
+            talk[-1] = (talk[-1][0], place)
         else:
-            talk.append((place, message, None))
+            talk.append((place, None))
     if not talk:
         raise ConversationError("There is no user message to answer; end the messages with one.")
-    if talk[-1][2] is not None:
+    if talk[-1][1] is not None:
         raise ConversationError(
             "The last message is from the assistant; end the messages with the user's: answers are not continued."
         )

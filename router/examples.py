@@ -13,7 +13,8 @@ The rules, all of them:
 1. One notation explains the *whole* message, but for an instruction before the first example (whole
    paragraphs, or a last line that ends with a colon) and, after JSON lines and tables, one paragraph that is
    the query. Otherwise nothing is recognised, and the message is a plain text.
-2. The example without an output, which must be the last one, is the query. Without one there are only examples.
+2. The example without an output, which must be the last one, is the query. Without one there are only examples,
+   two at least.
 3. Labels are `Input:`/`Output:`, `Q:`/`A:` and `Question:`/`Answer:`, in any case, at the start of a line. The first
    label in the message settles which; the others are then text. Values may have several lines.
 4. Arrows are `->`, `=>` and `→`, one kind in a message, once a line with spaces around it. Two lines with one at
@@ -71,7 +72,9 @@ def parse_examples(text: str) -> Examples | None:
         query = found.after
         if query is None and rows and not rows[-1][1]:
             query = rows.pop()[0]
-        if rows and all(x and y for x, y in rows) and (query is None or query):
+        if not rows or (query is None and len(rows) < 2):
+            continue
+        if all(x and y for x, y in rows) and (query is None or query):
             pairs = tuple(Demonstration(x, y) for x, y in rows if y is not None)
             return Examples(notation, pairs, query, found.before)
     return None

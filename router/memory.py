@@ -2,8 +2,9 @@
 
 Clients send a whole conversation each time and know nothing of episodes. So each answer is remembered under a
 hash of the messages that led to it and itself, as a LangGraph checkpoint in a file of its own: no text is kept,
-branches of a conversation keep apart, and any copy of the conversation finds its episodes again. The oldest
-answers are forgotten past a limit; a copy of such a conversation is then one that somebody else wrote.
+branches of a conversation keep apart, and any copy of the conversation finds its episodes again. System messages do
+not count, since clients write the time into them. The oldest answers are forgotten past a limit; a copy of such a
+conversation is then one that somebody else wrote.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ CHAT = "chat:"
 
 class Turn(TypedDict):
     own: dict[str, str]
-    """Place of each assistant message that was ours (as text: keys of JSON), and its episode or nothing."""
+    """Place of each assistant message that was ours (as text: keys of JSON), and its episode or nothing. System
+    messages are not counted."""
 
 
 class Memory:
@@ -52,11 +54,13 @@ class Memory:
         """
         async with self._writing:
             pass
-        for place, key in reversed(_keys(messages)):
+        spoken = _spoken(messages)
+        for last, key in reversed(_keys(messages)):
             if key in self._known:
                 with untraced():
                     found = await self._graph.aget_state({"configurable": {"thread_id": key}})
-                return {int(at): episode for at, episode in found.values["own"].items() if int(at) <= place}
+                own = {int(at): episode for at, episode in found.values["own"].items()}
+                return {spoken[at]: episode for at, episode in own.items() if at <= last}
         return {}
 
     async def remember(
@@ -65,7 +69,8 @@ class Memory:
         """Keep that `reply` to `messages` was ours."""
         whole = [*messages, Message("assistant", reply)]
         key = _keys(whole)[-1][1]
-        values = {str(place): episode for place, episode in {**own, len(messages): episode_id}.items()}
+        whole_own = {**own, len(messages): episode_id}
+        values = {str(at): whole_own[p] for at, p in enumerate(_spoken(whole)) if p in whole_own}
         async with self._writing:
             with untraced():
                 config = {"configurable": {"thread_id": key}}
@@ -146,12 +151,18 @@ async def _keep(state: Turn) -> dict[str, Any]:
     return {}
 
 
+def _spoken(messages: Sequence[Message]) -> list[int]:
+    """Places of all messages but the system's."""
+    return [place for place, message in enumerate(messages) if message.role != "system"]
+
+
 def _keys(messages: Sequence[Message]) -> list[tuple[int, str]]:
-    """For each assistant message, its place and the hash of the conversation up to it."""
+    """For each assistant message, its place among those spoken and the hash of these up to it."""
     digest = hashlib.sha256(b"conversation1")
     keys = []
-    for place, message in enumerate(messages):
+    for at, place in enumerate(_spoken(messages)):
+        message = messages[place]
         digest.update(json.dumps([message.role, message.content.strip()]).encode())
         if message.role == "assistant":
-            keys.append((place, digest.copy().hexdigest()))
+            keys.append((at, digest.copy().hexdigest()))
     return keys

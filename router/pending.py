@@ -11,7 +11,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ MOST_TRIES = 3
 """Processes that may die over one task; the next one leaves it, since it may be what kills them."""
 KEPT_S = 7 * 86400.0
 """Seconds after which what nobody took up is forgotten."""
+NEW_S = 60.0
+"""Seconds for which a folder without work is left alone: its process may not have locked it yet."""
 LOCK = ".lock"
-log = logging.getLogger(__name__)
+log = logging.getLogger("ttt_router.pending")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,11 @@ class Left:
     queries: tuple[Query, ...]
     options: Mapping[str, Any]
     tries: int
-    """Processes that have begun it."""
+    """Processes that have begun it and died."""
 
 
 class Pending:
-    """The folder of one process. What can't be written or read is told in the log: answers matter more."""
+    """The folder of one process. Work that can't be written or read is told in the log: answers matter more."""
 
     def __init__(self, folder: Path, revision: str) -> None:
         """
@@ -58,8 +61,8 @@ class Pending:
         self._lock = FileLock(self._own / LOCK, thread_local=False)
         self._lock.acquire()
 
-    def add(self, task: Task, queries: Sequence[Query], options: Mapping[str, Any], tries: int = 1) -> None:
-        """Keep this work until `remove`."""
+    def add(self, task: Task, queries: Sequence[Query], options: Mapping[str, Any], tries: int = 0) -> bool:
+        """Keep this work until `remove`; whether that could be done."""
         recipes = [asdict(recipe) for recipe in options["recipe"]]
         told = {
             "revision": self._revision,
@@ -74,14 +77,21 @@ class Pending:
             file.with_suffix(".tmp").replace(file)
         except (OSError, TypeError, ValueError) as error:
             log.warning("A training behind an answer will not outlive this process: %s", error)
+            return False
+        return True
 
     def remove(self, task: Task) -> None:
         self._file(task).unlink(missing_ok=True)
 
-    def take(self) -> Iterator[Left]:
-        """What processes that are gone have left of this model's work; it is this one's from now on."""
+    def take(self, most: int) -> list[Left]:
+        """Work of this model's that processes that are gone have left, at most so much; it is this one's from now on.
+
+        Raises:
+            OSError: a folder can't be read.
+        """
+        found: list[Left] = []
         for folder in sorted(self._all.iterdir()):
-            if folder == self._own or not folder.is_dir():
+            if folder == self._own or not folder.is_dir() or _is_new(folder):
                 continue
             lock = FileLock(folder / LOCK)
             try:
@@ -89,20 +99,18 @@ class Pending:
             except (Timeout, OSError):
                 continue
             try:
-                yield from [left for file in sorted(folder.glob("*.json")) if (left := self._taken(file))]
-                if not list(folder.glob("*.json")):
-                    for file in folder.iterdir():
-                        file.unlink(missing_ok=True)
-                    folder.rmdir()
+                for file in sorted(folder.glob("*.json")):
+                    if len(found) < most and (left := self._taken(file)):
+                        found.append(left)
+                _remove_empty(folder)
             finally:
                 lock.release()
+        return found
 
     def close(self) -> None:
         """Leave what is left to another process."""
+        _remove_empty(self._own)
         self._lock.release()
-        if not list(self._own.glob("*.json")):
-            (self._own / LOCK).unlink(missing_ok=True)
-            self._own.rmdir()
 
     def _file(self, task: Task) -> Path:
         return self._own / f"{fingerprint(task).replace(':', '-')}.json"
@@ -110,15 +118,15 @@ class Pending:
     def _taken(self, file: Path) -> Left | None:
         """The work in `file`, which is then this process's; None where it is not for us, or for nobody."""
         try:
-            told = json.loads(file.read_text())
-            if told["revision"] != self._revision and time.time() - file.stat().st_mtime < KEPT_S:
+            told, age_s = json.loads(file.read_text()), time.time() - file.stat().st_mtime
+            if told["revision"] != self._revision and age_s < KEPT_S:
                 return None
             left = _left(told)
         except (OSError, ValueError, KeyError, TypeError, TaskError) as error:
             log.warning("A training that another process left can't be read from %s: %s", file, error)
             file.unlink(missing_ok=True)
             return None
-        if time.time() - file.stat().st_mtime > KEPT_S or left.tries >= MOST_TRIES:
+        if age_s > KEPT_S or left.tries >= MOST_TRIES:
             why = (
                 f"{left.tries} processes ended in the middle of it"
                 if left.tries >= MOST_TRIES
@@ -126,12 +134,28 @@ class Pending:
             )
             log.warning("A training that another process left is not taken up: %s.", why)
         else:
-            left = Left(left.task, left.queries, left.options, left.tries + 1)
-            self.add(left.task, left.queries, left.options, left.tries)
+            if not self.add(left.task, left.queries, left.options, left.tries):
+                return None
             file.unlink(missing_ok=True)
             return left
         file.unlink(missing_ok=True)
         return None
+
+
+def _is_new(folder: Path) -> bool:
+    try:
+        return not list(folder.glob("*.json")) and time.time() - folder.stat().st_mtime < NEW_S
+    except FileNotFoundError:  # its process, or another that takes up work, has just removed it
+        return True
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder without work; one that can't be removed is met again by the next process."""
+    with suppress(OSError):
+        if not list(folder.glob("*.json")):
+            for file in folder.iterdir():
+                file.unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _left(told: Mapping[str, Any]) -> Left:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import replace
@@ -24,13 +23,16 @@ DEADLINE_SLACK = 1.25
 
 
 def in_time(state: State, context: Context) -> Context:
-    """`context` whose work ends early enough to answer with the adapter before the deadline."""
-    if context.deadline == math.inf:
-        return context
+    """`context` whose work ends when it is told to hurry, and early enough to answer with the adapter before the
+    deadline."""
     recipe = fitting(state["request"].recipes, state["task"])
     n = len(state["request"].queries)
     reserve_s = DEADLINE_SLACK * expected_costs(context.costs, state["size"], n, recipe).answer_s
-    return replace(context, should_stop=lambda: context.should_stop() or context.remaining_s < reserve_s)
+
+    def should_stop() -> bool:
+        return context.should_stop() or context.should_hurry() or context.remaining_s < reserve_s
+
+    return replace(context, should_stop=should_stop)
 
 
 def not_waited_for(state: State, context: Context) -> list[str]:

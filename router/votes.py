@@ -51,7 +51,7 @@ async def vote(
             seed=request.seed,
             adapter=adapter,
             in_context=in_context,
-            should_stop=lambda: context.should_stop() or late(),
+            should_stop=lambda: context.should_stop() or context.should_hurry() or late(),
             max_tokens=request.max_tokens,
         )
     except Cancelled:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ttt.runner import Runner
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
+log = logging.getLogger("ttt_router.engine")
 
 MAX_ATTACHED = 8
 """Saved adapters kept attached for reuse; the least recently used that nobody is using goes first."""

@@ -96,9 +96,7 @@ def chat(
 def _talk(chat: Chat, reporter: Reporter) -> None:
     n = len(chat.talk["messages"])
     reporter.keep(f"Conversation {chat.name!r}, {counted(n, 'message')} so far; /help lists the commands.")
-    if chat.unanswered:
-        reporter.keep(f"Going on with {shortened(chat.unanswered)}, which was not answered.")
-        _try(reporter, lambda: _answer(chat, reporter, chat.go_on))
+    _go_on(chat, reporter)
     going_on = True
     _tell_behind(chat, reporter)
     while going_on and (text := _read(reporter)) is not None:
@@ -110,6 +108,13 @@ def _talk(chat: Chat, reporter: Reporter) -> None:
                 lambda said=text: _answer(chat, reporter, lambda on, stop: chat.say(said, on, stop)),  # type: ignore[misc]
             )
         _tell_behind(chat, reporter)
+
+
+def _go_on(chat: Chat, reporter: Reporter) -> None:
+    """Answer what was not answered when this conversation was broken off."""
+    if chat.unanswered:
+        reporter.keep(f"Going on with {shortened(chat.unanswered)}, which was not answered.")
+        _try(reporter, lambda: _answer(chat, reporter, chat.go_on))
 
 
 def _tell_behind(chat: Chat, reporter: Reporter) -> None:
@@ -222,6 +227,8 @@ def _harmless(text: str) -> str:
 
 def _command(chat: Chat, reporter: Reporter, text: str) -> bool:
     """Do what a line that begins with `/` says; False to end."""
+    from router.chat import NO_ANSWER
+
     name, _, rest = text[1:].partition(" ")
     rest = rest.strip()
     match name, rest:
@@ -239,12 +246,12 @@ def _command(chat: Chat, reporter: Reporter, text: str) -> bool:
                 or "None yet."
             )
         case "right", "":
-            tell = chat.say("right") if _has_answer(chat) else "Nothing was answered yet."
+            tell = chat.say("right") if chat.has_answer else NO_ANSWER
         case "wrong", "":
             chat.wrong()
             tell = "Noted as wrong. With /wrong ANSWER it becomes a demonstration."
         case "wrong", answer:
-            tell = chat.say(f"correction: “{answer}”") if _has_answer(chat) else "Nothing was answered yet."
+            tell = chat.say(f"correction: “{answer}”") if chat.has_answer else NO_ANSWER
         case "why", "":
             width = shutil.get_terminal_size().columns
             tell = (
@@ -271,7 +278,9 @@ def _command(chat: Chat, reporter: Reporter, text: str) -> bool:
             tell = f"Saved; going on as {rest!r}."
         case "load", _ if rest:
             chat.load(rest)
-            tell = f"Conversation {rest!r}, {counted(len(chat.talk['messages']), 'message')}."
+            reporter.keep(f"Conversation {rest!r}, {counted(len(chat.talk['messages']), 'message')}.")
+            _go_on(chat, reporter)
+            tell = ""
         case "history", "":
             told = [f"{role:<9}  {shortened(text)}" for role, text in chat.talk["messages"]]
             kept = ", ".join(map(repr, chat.names())) or "none yet"
@@ -284,8 +293,3 @@ def _command(chat: Chat, reporter: Reporter, text: str) -> bool:
     for line in tell.splitlines():
         reporter.keep(line)
     return True
-
-
-def _has_answer(chat: Chat) -> bool:
-    messages = chat.talk["messages"]
-    return bool(messages) and str(len(messages) - 1) in chat.talk["own"]

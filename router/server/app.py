@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from router.server.errors import ApiError, api_error
 from router.server.guard import ARRIVED, Guard
 from router.server.options import ServerOptions
 from router.server.schemas import PLAIN_MODELS, ChatRequest, CompletionRequest, FeedbackRequest
-from router.server.service import Answering, Asked, Service, adapter_name, final_text, sure
+from router.server.service import Answering, Asked, Service, adapter_name, final_text, no_model, sure
 from router.server.wire import Wire, account, comment, event, headers, noted, usage
 
 DONE = "data: [DONE]\n\n"
@@ -64,13 +64,23 @@ def create_app(router: Router, memory: Memory, options: ServerOptions) -> FastAP
         asked = service.read_completion(request, raw.scope[ARRIVED])
         return await _respond(service, request, asked, Wire(asked, chat=False))
 
+    def listed() -> dict[str, dict[str, Any]]:
+        names = [(name, started) for name in PLAIN_MODELS]
+        names += [(adapter_name(row), int(row.created_at)) for row in service.adapters()]
+        return {n: {"id": n, "object": "model", "created": at, "owned_by": "ttt-router"} for n, at in names}
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The ways to answer, then the accepted adapters."""
-        names = [(name, started) for name in PLAIN_MODELS]
-        names += [(adapter_name(row), int(row.created_at)) for row in service.adapters()]
-        listed = [{"id": n, "object": "model", "created": at, "owned_by": "ttt-router"} for n, at in names]
-        return {"object": "list", "data": listed}
+        return {"object": "list", "data": list(listed().values())}
+
+    @app.get("/v1/models/{model}")
+    async def model(model: str) -> dict[str, Any]:
+        """One of them."""
+        found = listed().get(model)
+        if found is None:
+            raise no_model(model)
+        return found
 
     @app.post("/v1/feedback")
     async def feedback(request: FeedbackRequest) -> dict[str, Any]:
@@ -175,23 +185,23 @@ def _our_errors() -> tuple[type[Exception], ...]:
 async def _respond(
     service: Service, request: ChatRequest | CompletionRequest, asked: Asked, wire: Wire
 ) -> Response:
+    counted = bool(request.stream_options and request.stream_options.include_usage)
     if asked.reading.query is None:
-        reply = await service.note(asked)
+        reply, known = await service.note(asked), headers(noted(asked))
         if not request.stream:
-            return JSONResponse(wire.note(reply), headers=headers(noted(asked)))
-        pieces = [wire.chunk(reply, noted(asked), first=True), wire.chunk("", noted(asked), "stop"), DONE]
-        return StreamingResponse(iter(pieces), media_type="text/event-stream", headers=headers(noted(asked)))
+            return JSONResponse(wire.note(reply), headers=known)
+        return _streamed(iter([*wire.note_chunks(reply, counted), DONE]), known)
     answering = service.start(asked)
     if request.stream:
         await answering.begun()
-        counted = bool(request.stream_options and request.stream_options.include_usage)
-        return StreamingResponse(
-            _stream(service, answering, wire, counted),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"} | headers(answering.known),
-        )
+        return _streamed(_stream(service, answering, wire, counted), headers(answering.known))
     receipt = await answering.receipt()
     return JSONResponse(wire.body(receipt), headers=headers(account(asked, receipt)))
+
+
+def _streamed(pieces: Iterator[str] | AsyncIterator[str], known: dict[str, str]) -> StreamingResponse:
+    unbuffered = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    return StreamingResponse(pieces, media_type="text/event-stream", headers=unbuffered | known)
 
 
 async def _stream(service: Service, answering: Answering, wire: Wire, counted: bool) -> AsyncIterator[str]:

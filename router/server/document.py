@@ -113,6 +113,8 @@ def complete(document: dict[str, Any], adapters: Sequence[str]) -> dict[str, Any
         properties = schemas[name]["properties"]
         properties["model"]["enum"] = models
         properties |= {field: {"enum": [None, *values]} for field, values in WITHOUT_EFFECT.items()}
+    (named,) = document["paths"]["/v1/models/{model}"]["get"]["parameters"]
+    named["schema"]["enum"] = models
     chat = schemas["ChatRequest"]
     chat["properties"]["messages"] |= {
         "description": "They alternate, beginning and ending with the user's; system messages stand anywhere.",

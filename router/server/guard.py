@@ -72,7 +72,7 @@ class Guard:
             }
             if self._options.log_prompts:
                 told["body"] = body.decode("utf-8", "replace")
-            log.info("%s", json.dumps(told))
+            log.info("%s", json.dumps(told), extra={"told": told})
 
     def _check_key(self, scope: Scope) -> None:
         if scope["path"] in OPEN:

@@ -23,7 +23,7 @@ class ServerOptions:
     queue: int = 64
     """Questions waiting or being answered; the next one gets 429."""
     at_once: int = 8
-    """Questions being answered."""
+    """Questions being answered, but for those that train; of these there are at most `queue`."""
     when: When = "background"
     """Where a request does not say; the model `ttt` waits."""
     drain_s: float = 30.0

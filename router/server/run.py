@@ -8,7 +8,9 @@ learning's. A second Ctrl-C ends at once.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +37,7 @@ class Server(uvicorn.Server):
             options.host,
             options.port,
             access_log=False,
+            log_config=None,
             log_level="warning",
             server_header=False,
             lifespan="on",
@@ -45,7 +48,12 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.service.stop_at is None:
             self.service.stop_at = time.monotonic() + self._options.drain_s
-        super().handle_exit(sig, frame)
+        if (
+            sig == signal.SIGTERM
+        ):  # not told to uvicorn, which would raise it again before the router is closed
+            self.should_exit = True
+        else:
+            super().handle_exit(sig, frame)
 
 
 def serve(
@@ -83,10 +91,22 @@ async def _serve(router: Router, options: ServerOptions, on_start: Callable[[str
         await serving
 
 
+class JsonLines(logging.Formatter):
+    """Each record as one line of JSON; the account of a request has fields of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {"time": self.formatTime(record), "level": record.levelname, "logger": record.name}
+        told |= getattr(record, "told", None) or {"message": record.getMessage()}
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told, default=str)
+
+
 def _log_to_stderr() -> None:
-    logger = logging.getLogger("ttt_router")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    for name in ("ttt_router", "uvicorn"):
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(JsonLines())
+            logger.addHandler(handler)
+    logging.getLogger("ttt_router").setLevel(logging.INFO)

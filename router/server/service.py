@@ -10,12 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from policies.types import Decision
 from router.agent import Router
 from router.conversation import EXPECTED_REPEATS, Message, Reading, note, read_conversation
-from router.events import AnswerGrew, Done, Event, Started, TrainingStep
+from router.events import AnswerGrew, Decided, Done, Event, Started, TrainingStep
 from router.memory import Memory
 from router.receipt import Receipt
 from router.server.errors import ApiError, api_error
@@ -23,6 +25,7 @@ from router.server.metrics import Metrics
 from router.server.options import ServerOptions
 from router.server.schemas import PLAIN_MODELS, ChatRequest, CompletionRequest
 from store import AdapterRow
+from ttt.errors import Cancelled
 from ttt.recipes import RECIPES, Recipe
 from ttt.task import Demonstration, Task
 
@@ -139,10 +142,8 @@ class Service:
         """As `read_chat`; the prompt is one message of the user's."""
         messages = [Message("user", request.text)]
         reading = read_conversation(messages, examples=request.knobs.examples, corrections=False)
-        if reading.query is None:
-            raise ApiError(
-                400, "The prompt gives examples and asks nothing; end it with a query.", param="prompt"
-            )
+        if reading.query is None:  # a prompt always asks: what looks like examples alone is a text
+            reading = read_conversation(messages, examples=False, corrections=False)
         return self._asked(request, reading, messages, {}, request.ignored(), since)
 
     def _asked(
@@ -193,12 +194,7 @@ class Service:
         """The question put to a named adapter: it brings its own task."""
         row = next((r for r in self.adapters() if model == adapter_name(r)), None)
         if row is None:
-            raise ApiError(
-                404,
-                f"There is no model {model[:60]!r}; GET /v1/models lists those that there are.",
-                param="model",
-                code="model_not_found",
-            )
+            raise no_model(model)
         if reading.task != Task():
             raise ApiError(
                 400,
@@ -259,10 +255,11 @@ class Service:
         asked = answering.asked
         late = self._told_when_late(answering)
         try:
-            async with self._slots:
-                await self._ask(answering)
+            async with AsyncExitStack() as slot:
+                await slot.enter_async_context(self._slots)
+                await self._ask(answering, slot)
         except Exception as error:  # told to the client; what was not foreseen, to the log
-            told = api_error(error)
+            told = self._told(error, asked)
             if told.status == 500:
                 log.exception("A question failed")
             answering.events.put_nowait(told)
@@ -272,7 +269,8 @@ class Service:
             self.in_flight -= 1
             self._recent_s += 0.2 * (time.monotonic() - asked.since - self._recent_s)
 
-    async def _ask(self, answering: Answering) -> None:
+    async def _ask(self, answering: Answering, slot: AsyncExitStack) -> None:
+        """Answer, and give `slot` back once it trains, or waits for somebody who does."""
         asked, options = answering.asked, dict(answering.asked.options)
         if options["deadline_s"] is not None:
             options["deadline_s"] = options["deadline_s"] * EARLY - (time.monotonic() - asked.since)
@@ -280,9 +278,11 @@ class Service:
                 raise too_late()
         assert asked.reading.query is not None
         events = self.router.astream(
-            asked.reading.task, [asked.reading.query], should_stop=self._stopping, **options
+            asked.reading.task, [asked.reading.query], should_hurry=self._stopping, **options
         )
         async for event in events:
+            if isinstance(event, Decided) and _trains(event.decision):
+                await slot.aclose()
             if isinstance(event, TrainingStep):
                 self.metrics.steps.labels(event.phase).inc()
             answering.events.put_nowait(event)
@@ -306,13 +306,34 @@ class Service:
         left_s = deadline_s - (time.monotonic() - answering.asked.since)
         return asyncio.get_running_loop().call_later(left_s, answering.events.put_nowait, too_late())
 
+    def _told(self, error: Exception, asked: Asked) -> ApiError:
+        """What to tell a client of `error`."""
+        deadline_s = asked.options["deadline_s"]
+        late = deadline_s is not None and time.monotonic() - asked.since > EARLY * deadline_s
+        if isinstance(error, Cancelled) and self._stopping() and not late:
+            return ApiError(503, str(error), code="shutting_down")
+        return api_error(error)
+
     def _stopping(self) -> bool:
         return self.stop_at is not None and time.monotonic() > self.stop_at
+
+
+def _trains(decision: Decision) -> bool:
+    return decision.step == "probe" or (decision.arm or "").startswith("train:")
 
 
 def too_late() -> ApiError:
     return ApiError(
         422, "The deadline came before there was an answer; give more time.", code="deadline_exceeded"
+    )
+
+
+def no_model(name: str) -> ApiError:
+    return ApiError(
+        404,
+        f"There is no model {name[:60]!r}; GET /v1/models lists those that there are.",
+        param="model",
+        code="model_not_found",
     )
 
 

@@ -10,6 +10,7 @@ from router.receipt import Receipt
 from router.server.service import Asked, final_text
 
 HEADER_CHARS = 300
+NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 class Wire:
@@ -27,8 +28,13 @@ class Wire:
 
     def note(self, reply: str) -> dict[str, Any]:
         """A reply that no model gave."""
-        empty = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-        return self._whole(reply, "stop", "", empty, noted(self.asked))
+        return self._whole(reply, "stop", "", NO_TOKENS, noted(self.asked))
+
+    def note_chunks(self, reply: str, counted: bool) -> list[str]:
+        """The same streamed; `counted` asks for the tokens."""
+        more = noted(self.asked)
+        said = [self.chunk(reply, more, first=True), self.chunk("", more, "stop")]
+        return [*said, self.usage_chunk(NO_TOKENS, more)] if counted else said
 
     def chunk(
         self, text: str, more: dict[str, Any], reason: str | None = None, *, first: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -65,8 +66,12 @@ def test_the_server_of_the_page_on_it_answers_and_ends_at_sigterm(tiny_llama: Pa
             assert re.search(r"\b(icl|reuse|train)", done.stdout.splitlines()[-1])
         server.send_signal(signal.SIGTERM)
         told = server.stderr.read()
-        assert server.wait(60) in (0, -signal.SIGTERM), told
-        assert "/v1/chat/completions" in told and "7 July 2007" not in told
+        assert server.wait(60) == 0, told
+        assert "7 July 2007" not in told
+        lines = [json.loads(line) for line in told.splitlines()]
+        asked = [line for line in lines if line.get("path") == "/v1/chat/completions"]
+        assert len(asked) == 2 and {line["status"] for line in asked} == {200}
+        assert all({"time", "level", "logger"} <= set(line) for line in lines)
     finally:
         server.kill()
 

@@ -119,6 +119,8 @@ def asked(agent: Router, n: int) -> Asker:
         asker = Asker(server.url)
         for path in ("/v1/models", "/healthz", "/readyz", "/metrics"):
             asker.ask(positive, f"GET {path}", 1)
+        asker.ask(positive, "GET /v1/models/{model}", 4)
+        assert set(asker.statuses["positive GET /v1/models/{model}"]) == {200}
         for mode, label, share in (
             (positive, "POST /v1/chat/completions", 0.30),
             (positive, "POST /v1/completions", 0.20),

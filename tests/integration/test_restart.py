@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,39 @@ def test_a_training_that_was_killed_begins_again_with_the_next_query_and_ends(
         assert say(url, talk[:], "uv", **again)["arm"] == "train:long"
         assert say(url, talk[:], "wx", **again)["arm"].startswith("reuse:")
     assert len(list((data / "adapters").glob("*/adapter_config.json"))) == 1
+
+
+def test_a_server_told_to_end_in_the_middle_of_a_training_behind_leaves_it_in_good_order(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """The router is closed: the lease is released, and the end counts for nothing against the task."""
+    talk = [{"role": "system", "content": TASK.instruction}]
+    for d in TASK.demonstrations:
+        talk += [{"role": "user", "content": d.input}, {"role": "assistant", "content": d.output}]
+    recipe = tmp_path / "long.toml"
+    recipe.write_text(RECIPE.format(steps=100_000))
+    data = tmp_path / "data"
+    behind = {"model": "ttt", "ttt_router": {"when": "background"}}
+    with serve(tiny_llama, data, "--recipe", str(recipe), "--drain", "0.2") as (process, url):
+        assert say(url, talk[:], "uv", **behind)["arm"] == "icl"
+        until = time.monotonic() + 60
+        while held(data) != 1 or tries(data) != [1]:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert tries(data) == [0] and held(data) == 0
+
+
+def held(data: Path) -> int:
+    """Leases that somebody holds."""
+    with closing(sqlite3.connect(data / "router.db")) as database:
+        return int(database.execute("SELECT count(*) FROM leases WHERE owner <> ''").fetchone()[0])
+
+
+def tries(data: Path) -> list[int]:
+    """Of all work that is kept: processes that have begun it."""
+    return [json.loads(file.read_text())["tries"] for file in (data / "behind").glob("*/*.json")]
 
 
 def test_a_training_behind_an_answer_that_was_killed_is_taken_up_by_the_next_server_by_itself(

@@ -86,6 +86,10 @@ def test_what_was_said_is_there_after_a_restart_and_by_name(agent: Router) -> No
     assert len(again.task.demonstrations) == 2 and again.names()[0] == "kept"
     again.load("dates")
     assert len(again.task.demonstrations) == 1 and len(again.talk["messages"]) == 2
+    with pytest.raises(RouterError, match="a conversation 'kept' already; choose another name, or /load it"):
+        again.save("kept")
+    again.save("dates")
+    assert again.name == "dates"
     again.begin()
     assert again.task.demonstrations == ()
     with pytest.raises(NotFound, match="'none such'.*dates"):
@@ -133,6 +137,21 @@ def test_impossible_options_and_demonstrations_change_nothing(chat: Chat) -> Non
     assert chat.talk == before
 
 
+def test_approvals_after_examples_that_ask_nothing_speak_of_no_answer(chat: Chat, agent: Router) -> None:
+    examples = "a -> 1\nb -> 2"
+    assert chat.say(examples) == "Noted: the task has 2 demonstrations now."
+    assert not chat.has_answer and chat.say("right").startswith("Noted: the task has 2")
+    chat.say("cd")
+    assert chat.has_answer and chat.receipt is not None
+    episode = chat.receipt.episode_id
+    chat.say(examples)
+    assert not chat.has_answer
+    with pytest.raises(RouterError, match="no answer to speak of"):
+        chat.wrong()
+    chat.say("perfect")
+    assert not agent.parts.store.episodes.outcomes(episode) and len(agent.history()) == 1
+
+
 def test_a_reply_grows_where_nothing_can_replace_it(chat: Chat) -> None:
     grown: list[str] = []
     reply = chat.say("ab", lambda e: grown.append(e.text) if isinstance(e, AnswerGrew) else None)
@@ -151,17 +170,55 @@ with Router.open(model=sys.argv[1], data_dir=sys.argv[2], device="cpu", dtype="f
 """
 
 
-def test_a_chat_killed_in_the_middle_of_an_answer_goes_on_with_it(
-    open_router: OpenRouter, tiny_llama: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def broken_off(tiny_llama: Path, tmp_path: Path) -> None:
+    """A conversation `last` that was killed while "ab" was answered."""
     command = [sys.executable, "-c", BROKEN_OFF, str(tiny_llama), str(tmp_path / "data")]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
+
+
+def test_a_chat_killed_in_the_middle_of_an_answer_goes_on_with_it(
+    broken_off: None, open_router: OpenRouter
+) -> None:
     chat = Chat(open_router())
     assert chat.unanswered == "ab"
     assert chat.go_on() == chat.talk["messages"][-1][1]
     assert not chat.unanswered and chat.receipt is not None and chat.receipt.arm == "icl"
     chat.close()
+
+
+def test_a_chat_that_was_broken_off_goes_on_as_its_options_say_now_and_where_it_is_loaded(
+    broken_off: None, open_router: OpenRouter
+) -> None:
+    agent = open_router()
+    chat = Chat(agent)
+    chat.change(when="never", prefer="fast")
+    chat.save("kept")
+    assert chat.unanswered == "ab"
+    assert [m[1] for m in chat.talk["messages"]] == ["ab"] and chat.go_on()
+    assert len(chat.talk["messages"]) == 2 and chat.talk["prefer"] == "fast"
+    chat.load("last")
+    assert chat.unanswered == "ab" and chat.go_on() and not chat.unanswered
+    chat.close()
+
+
+def test_the_terminal_chat_goes_on_with_what_was_broken_off_after_load(
+    broken_off: None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed(monkeypatch, "/load last", "/history")
+    ran = run("chat", "-c", "another")
+    assert "Going on with" in ran.err and len(ran.out.splitlines()) == 1, ran.err
+    assert "assistant" in ran.err
+
+
+def test_the_terminal_chat_goes_on_also_where_an_option_was_changed(
+    broken_off: None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed(monkeypatch, "/history")
+    ran = run("chat", "--mode", "never", "--prefer", "fast")
+    assert ran.code == 0 and "Going on with" in ran.err and "error" not in ran.err
+    assert len(ran.out.splitlines()) == 1 and "assistant" in ran.err
 
 
 # ------------------------------------------------------------------------------------------- on the terminal
@@ -206,7 +263,7 @@ def test_the_terminal_chat_answers_on_stdout_and_obeys_commands(
     assert ran.code == 0
     assert len(ran.out.splitlines()) == 1, "commands are told on stderr"
     for said in (
-        "Nothing was answered yet.",
+        "There is no answer to speak of; ask something first.",
         "Noted: the task has 1 demonstration now.",
         "Message 1: 2 example(s) written as x -> y, and the query 'z'.",
         '"/demo cd" is no command, or lacks something',

@@ -85,6 +85,31 @@ def test_an_answer_of_our_own_is_no_demonstration_until_it_is_approved_or_correc
     assert "1 earlier answer(s) of this router" in reading.understood[-1]
 
 
+@pytest.mark.parametrize("place", range(5))
+def test_an_answer_of_our_own_is_known_wherever_a_system_message_stands(place: int) -> None:
+    said = talk("a", "1", "no, it should be 2", "Noted.", "b")
+    said.insert(place, Message("system", "Sort."))
+    own = {n: {"1": "first", "Noted.": ""}[m.content] for n, m in enumerate(said) if m.role == "assistant"}
+    reading = read_conversation(said, own)
+    assert reading.task.demonstrations == (Demonstration("a", "2"),)
+    uncommented = read_conversation([*said[: said.index(Message("assistant", "1")) + 1], said[-1]], own)
+    assert not uncommented.task.demonstrations
+
+
+def test_after_examples_that_ask_nothing_an_approval_says_nothing_and_a_correction_is_a_text() -> None:
+    said = talk("a", "1", "x -> 1\ny -> 2", "Noted.", "perfect", "Noted.", "b")
+    own = {1: "first", 3: "", 5: ""}
+    for n in (5, 7):
+        reading = read_conversation(said[:n], own)
+        assert reading.task.demonstrations == (Demonstration("x", "1"), Demonstration("y", "2"))
+        assert reading.latest is None and (reading.query is None) == (n == 5)
+    text = "no, it should be 2"
+    corrected = read_conversation([*said[:4], Message("user", text)], own)
+    assert corrected.query is not None and corrected.query.input == text and corrected.latest is None
+    answered = [*said, Message("assistant", "4"), Message("user", "right")]
+    assert read_conversation(answered, own | {7: "second"}).latest == Said("second", True, None)
+
+
 def test_a_correction_may_be_corrected() -> None:
     said = talk("a", "1", "no, it should be 2", "Noted.", "Correction: 3", "Noted.", "b")
     reading = read_conversation(said, {1: "first", 3: "", 5: ""})
@@ -118,6 +143,10 @@ def test_what_reads_like_a_correction_is_a_query_where_it_corrects_no_answer_of_
         ("know it should be 3", None),
         ("no, it should be", None),
         ("What should it be?", None),
+        ("the answer should be 7", "7"),
+        ("No, that should be 7", "7"),
+        ("This should be easy: what is 12*12?", None),
+        ("That should be translated into French", None),
     ],
 )
 def test_corrections_are_told_from_other_messages(text: str, answer: str | None) -> None:

@@ -139,6 +139,10 @@ def test_labels_of_another_kind_inside_values_stay_text(pairs: list[tuple[str, s
         "| a | b |\n| - | - |\n",
         "a -> b -> c\nd -> e -> f",
         "a -> b\nc => d",
+        "Question: Why is the sky blue?\nAnswer: Rayleigh scattering.\nIs that right?",
+        "Q: What is 12*12?\nA: Let's think step by step.",
+        '{"input": "a", "output": "1"}',
+        "input,output\na,1",
         "",
     ],
 )

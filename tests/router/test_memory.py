@@ -30,6 +30,26 @@ async def test_an_answer_is_known_again_in_a_copy_and_after_a_restart_but_not_wh
         assert await kept.recall(changed) == await kept.recall(with_reply(2)) == {}
 
 
+@pytest.mark.parametrize("places", [(), (0,), (2,), (0, 3)])
+async def test_an_answer_is_known_again_whatever_system_messages_say_and_wherever_they_stand(
+    tmp_path: Path, places: tuple[int, ...]
+) -> None:
+    async with open_memory(tmp_path) as kept:
+        await kept.remember([Message("system", "It is 9:00."), *talk(1)], {}, "answer", "e1")
+        said = with_reply(1)
+        first = [Message("system", "It is 9:01."), *said]
+        assert await kept.recall(first) == {2: "e1"}
+        await kept.remember(first, {2: "e1"}, "further", "e2")
+        said += [Message("assistant", "further"), Message("user", "right")]
+        for place in places:
+            said.insert(place, Message("system", f"It is 9:0{place}."))
+        own = await kept.recall(said)
+        assert [(said[place].content, episode) for place, episode in own.items()] == [
+            ("answer", "e1"),
+            ("further", "e2"),
+        ]
+
+
 async def test_past_the_limit_the_oldest_answers_are_forgotten_and_chats_never(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

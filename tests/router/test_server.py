@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from langchain_openai import ChatOpenAI
 from router.agent import Router
 from router.errors import SettingsError
 from router.server.options import ServerOptions
+from router.server.run import JsonLines
 from tests.router.conftest import LONG, QUERIES, TASK, TRUSTING, OpenRouter, base_hash
 from tests.router.server import Running, running
 
@@ -122,6 +124,17 @@ def test_completions_read_examples_in_the_prompt(server: Running, agent: Router)
     assert streamed == answer.choices[0].text
 
 
+@pytest.mark.parametrize(
+    "prompt", ["Q: What is 12*12?\nA: Let's think step by step.", "Q: a\nA: b\nQ: c\nA: d e"]
+)
+def test_a_prompt_that_ends_in_the_middle_of_an_answer_is_a_plain_prompt(
+    server: Running, prompt: str
+) -> None:
+    answer = client(server).completions.create(model="auto", prompt=prompt, max_tokens=3)
+    account = (answer.model_extra or {})["ttt_router"]
+    assert account["arm"] == "zero-shot" and account["n_demonstrations"] == 0 and not account["understood"]
+
+
 def test_stop_strings_end_the_answer_in_both_forms(server: Running) -> None:
     ask = client(server).chat.completions
     asked: dict[str, Any] = {"model": "zero-shot", "messages": few_shot("uv", []), "max_tokens": 30}
@@ -162,6 +175,26 @@ def test_a_correction_is_an_outcome_and_a_demonstration_also_after_a_restart(ope
     assert outcome.answer == "ok" and outcome.source == "user"
     kept = agent.parts.store.episodes.task(agent.explain(second["episode_id"]).fingerprint)
     assert kept.demonstrations == (("ab", "ok"),)
+
+
+def test_a_streamed_note_is_a_stream_like_any_other(server: Running) -> None:
+    body: dict[str, Any] = GOOD | {
+        "messages": [{"role": "user", "content": "a -> 1\nb -> 2"}],
+        "stream": True,
+    }
+    told = post(server, body | {"stream_options": {"include_usage": True}})
+    assert told.headers["cache-control"] == "no-cache" and told.headers["x-accel-buffering"] == "no"
+    *_, last, done = [line[6:] for line in told.text.splitlines() if line]
+    assert done == "[DONE]" and json.loads(last)["choices"] == []
+    assert json.loads(last)["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    assert "usage" not in post(server, body).text
+
+
+def test_a_model_is_told_alone_as_in_the_list(server: Running) -> None:
+    ask = client(server).models
+    assert [ask.retrieve(m.id) for m in ask.list()] == list(ask.list())
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4o'"):
+        ask.retrieve("gpt-4o")
 
 
 def test_answers_in_the_background_train_once_for_many_clients_and_the_adapter_answers_later(
@@ -446,7 +479,23 @@ def test_past_the_queue_there_is_429_with_the_seconds_to_wait(open_router: OpenR
             assert next(comments)
             threading.Thread(target=server.stop).start()
             rest = [json.loads(x[6:]) for x in lines if x.startswith("data: {")]
-        assert "cancelled" in rest[-1]["error"]["message"]
+        told = rest[-1]["error"]
+        assert "cancelled" in told["message"] and told["code"] == "shutting_down"
+
+
+def test_trainings_that_are_waited_for_hold_up_nobodys_answer(open_router: OpenRouter) -> None:
+    """Neither the one that trains, nor the one that waits for that."""
+    agent = open_router(recipe=LONG.name)
+    slow = GOOD | {"model": "ttt", "messages": few_shot("uv"), "stream": True}
+    with running(agent, at_once=1, drain_s=0.1) as server, httpx.Client(timeout=60) as asker:
+        url = f"{server.url}/v1/chat/completions"
+        with asker.stream("POST", url, json=slow) as one, asker.stream("POST", url, json=slow) as other:
+            assert next(line for line in one.iter_lines() if line.startswith(": train step"))
+            assert other.status_code == 200
+            told = post(server, GOOD | {"max_tokens": 3})
+            assert told.status_code == 200 and server.service.in_flight == 2
+            threading.Thread(target=server.stop).start()
+            assert any("[DONE]" in line for line in other.iter_lines())
 
 
 def test_a_client_that_leaves_loses_nothing(open_router: OpenRouter) -> None:
@@ -500,6 +549,29 @@ def test_when_told_to_stop_it_answers_what_was_admitted_and_takes_no_more(open_r
         httpx.get(f"{server.url}/healthz")
 
 
+@pytest.mark.parametrize("votes", [1, 3])
+def test_plain_answers_that_were_admitted_are_given_also_past_the_time_for_draining(
+    agent: Router, votes: int
+) -> None:
+    release = threading.Event()
+    body = GOOD | {"messages": few_shot("uv"), "max_tokens": 5, "ttt_router": {"votes": votes}}
+    with concurrent.futures.ThreadPoolExecutor(3) as pool, running(agent, drain_s=0.0) as server:
+        agent.parts.engine.submit(lambda bench: release.wait(60))
+        told = [pool.submit(post, server, body) for _ in range(2)]
+        until = time.monotonic() + 30
+        while server.service.in_flight < 2:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        stopped = pool.submit(server.stop)
+        while not server.service._stopping():
+            time.sleep(0.01)
+        release.set()
+        answers = [answer.result() for answer in told]
+        stopped.result()
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    assert {answer.json()["ttt_router"]["arm"] for answer in answers} == {"icl"}
+
+
 def test_metrics_count_and_logs_tell_no_prompt_unless_asked(
     agent: Router, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -515,6 +587,18 @@ def test_metrics_count_and_logs_tell_no_prompt_unless_asked(
         assert (secret in caplog.text) is log_prompts
         assert 'ttt_router_requests_total{path="/v1/chat/completions",status="200"} 1.0' in text
         assert 'ttt_router_answers_total{arm="zero-shot"} 1.0' in text and secret not in text
+
+
+def test_log_lines_are_json_with_the_traceback_of_what_failed() -> None:
+    record = logging.LogRecord("ttt_router.behind", logging.ERROR, "", 0, "Lost %d\nthings", (2,), None)
+    try:
+        raise ValueError("why")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    line = JsonLines().format(record)
+    told = json.loads(line)
+    assert "\n" not in line and told["message"] == "Lost 2\nthings" and "ValueError: why" in told["traceback"]
+    assert (told["level"], told["logger"]) == ("ERROR", "ttt_router.behind")
 
 
 def test_ready_until_it_is_told_to_stop(server: Running) -> None:
