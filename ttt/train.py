@@ -268,10 +268,9 @@ class Training:
         """The error to tell when a pass over `batch` alone raised `error`."""
         text = str(error)
         if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-            longest = max((len(s.ids) for s in batch), default=0)
+            where = f"at {len(batch)} × {max(len(s.ids) for s in batch)} tokens" if batch else "as it began"
             told = OutOfMemory(
-                f"Training ran out of memory at {len(batch)} × {longest} tokens; use a recipe with fewer "
-                "sequence tokens or a smaller model."
+                f"Training ran out of memory {where}; use a recipe with fewer sequence tokens or a smaller model."
             )
             told.__cause__ = error
             return told

@@ -69,6 +69,23 @@ async def test_a_question_is_answered_by_one_of_its_own_options(llama_engine: En
     assert {a.text for a in got.result.answers} <= {"(A)", "(B)"} and set(got.prior) == {"(A)", "(B)", "(C)"}
 
 
+async def test_a_question_that_only_looks_like_options_may_have_any_label(loud_engine: Engine) -> None:
+    """Labels are no letters here, so a list in a query takes none of them away."""
+    plain, listed = Query("ask 4"), Query("ask 4\nOptions:\n(A) one\n(B) two")
+    got = await answer_calibrated(loud_engine, TASK, [plain, listed])
+    margins = [answer.margin for answer in got.result.answers]
+    alone = await answer_calibrated(loud_engine, TASK, [listed])
+    fmt = PromptFormat(loud_engine.loaded.tokenizer, TASK)
+    ids = [*fmt.head(), *(t for d in TASK.demonstrations for t in fmt.segment(d).ids)]
+    lead = []
+    for label, share in got.prior.items():
+        tokens = [*fmt.answer(label), fmt.ending[0]]
+        own = plain_logprob(loud_engine.loaded, [*ids, *fmt.question(listed.input)], tokens)
+        lead.append(len(tokens) * own - math.log(share))
+    best = max(range(3), key=lead.__getitem__)
+    assert alone.result.answers[0].text == list(got.prior)[best] and len(margins) == 2
+
+
 def test_free_outputs_have_no_labels() -> None:
     assert labels_of(TASK) == tuple(sorted(WORDS))
     assert labels_of(Task((Demonstration("a", "b"), Demonstration("c", "d")))) == ()

@@ -235,3 +235,18 @@ def test_all_tokens_after_the_instruction_may_be_labels(tiny_tokenizer: PreTrain
         sequences(plain, PromptFormat(tiny_tokenizer, plain), replace(WIDE, loss="all-tokens"), 0), 1
     )
     assert not s.labels[0] and all(s.labels[1:]), "nothing predicts the first token"
+
+
+def test_a_part_of_a_task_is_treated_as_the_whole(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Without the one output of a single cell the part looks like cells, whose symbols could be permuted."""
+    part = Task(tuple(Demonstration(f"{i} {i + 1} {i}", f"{i} {i} {i}") for i in range(4)))
+    whole = replace(part, demonstrations=(*part.demonstrations, Demonstration("1 2 1", "5")))
+
+    def seen(written: Task | None) -> set[str]:
+        fmt = PromptFormat(tiny_tokenizer, written or part)
+        taken = islice(sequences(part, fmt, WIDE, 0, written), 6)
+        return {x for s in taken for x in shown(tiny_tokenizer, s)}
+
+    given = {d.input for d in part.demonstrations}
+    assert {x.replace(" ", "") for x in seen(None)} - {x.replace(" ", "") for x in given}
+    assert {x.replace(" ", "") for x in seen(whole)} <= {x.replace(" ", "") for x in given}

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tests.ttt.conftest import load_tiny, tree_of
+from ttt import generate
 from ttt.generate import Known, Score, Stopper, decode, grow, score
 from ttt.model import LoadedModel
-from ttt.tree import TokenTree
+from ttt.tree import Append, TokenTree
 
 BUDGET = 14
 
@@ -165,6 +166,31 @@ def test_many_answers_below_several_parents_are_scored_as_if_alone(loud: LoadedM
         expected = float(each.gather(1, torch.tensor(labels)[:, None]).sum())
         assert together[i].logprob == pytest.approx(expected, abs=1e-3)
         assert together[i].n_tokens == 4
+
+
+def test_answers_scored_a_few_at_a_time_score_as_all_at_once(
+    loud: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopper = Stopper(loud.tokenizer, ("\n",), loud.eos_ids)
+    tree = tree_of(loud)
+    node = grow(tree, TokenTree.ROOT, tokens(20, 1))
+    items = [(node, Known(tokens(5, 10 + i), tokens(1 + i, 20 + i), tokens(2, 30 + i))) for i in range(6)]
+    mark = tree.mark()
+    whole = score(tree, items, stopper)
+    tree.rewind(mark)
+    monkeypatch.setattr(generate, "KEPT_BYTES", 4 * tree.vocabulary * 9)  # two answers or one at a time
+    passes, real = [], tree.append
+
+    def append(asked: Sequence[Append]) -> list[torch.Tensor]:
+        passes.append(sum(a.keep for a in asked))
+        return real(asked)
+
+    monkeypatch.setattr(tree, "append", append)
+    parts = score(tree, items, stopper)
+    assert len(passes) > 2 and max(passes) <= 9
+    for one, other in zip(parts, whole, strict=True):
+        assert (one.n_tokens, one.greedy) == (other.n_tokens, other.greedy)
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
 
 
 def test_single_tokens_that_end_an_answer_are_known(babbler: LoadedModel) -> None:

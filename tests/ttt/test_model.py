@@ -439,6 +439,25 @@ def test_a_model_without_a_tokenizer_is_refused(tiny_llama: Path, tmp_path: Path
         load(resolve(str(folder)), "cpu")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hidden_size", "576"), ("model_type", "nonesuch"), ("num_attention_heads", 5)],
+)
+def test_a_wrong_configuration_is_one_sentence(
+    tiny_llama: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "m"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    for use in (lambda: load(resolve(str(folder)), "cpu"), lambda: model_info(str(folder))):
+        try:
+            use()
+        except ModelError as error:
+            assert "transformers can't" in str(error) and "\n" not in str(error)
+        else:
+            assert key == "num_attention_heads", "of the configuration alone, that is no fault"
+
+
 # --------------------------------------------------------------------------------------------- the hub
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -232,3 +233,14 @@ def test_special_tokens_that_a_text_spells_out_stay_text(
     chat = PromptFormat(chat_tokenizer, Task(instruction=text), [asked])
     n_messages = 4 + bool(text.strip())
     assert sum(i in special for i in chat.asked(asked)) == 2 * n_messages - 1
+
+
+def test_cells_whose_runs_are_single_tokens_keep_their_spaces(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """`55` as one token would hide how many there are."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens(["55"])
+    pairs = (("5 5 6", "6 5 5"), ("5 6 5", "5 5 6"))
+    assert format_of(tiny_tokenizer, *pairs).compact
+    assert not format_of(tokenizer, *pairs).compact

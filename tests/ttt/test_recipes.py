@@ -134,3 +134,9 @@ def test_a_direct_recipe_runs_over_single_demonstrations() -> None:
     size = TaskSize("qa1", 10, 1000, 100, 5.0, 8)
     direct = replace(TEXT, form="direct")
     assert size.train_tokens(direct) == TEXT.steps * TEXT.batch * 100 < size.train_tokens(TEXT)
+
+
+@pytest.mark.parametrize("base", ["direct", "context"])
+def test_a_search_is_of_training_in_context(tmp_path: Path, base: str) -> None:
+    with pytest.raises(TaskError, match="sets search to 2 and form to.*set search to 0"):
+        find_recipes(write(tmp_path, f'base = "{base}"\nsearch = 2.0\n'))

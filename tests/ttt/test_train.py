@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import threading
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -381,3 +382,59 @@ async def test_a_training_that_paused_goes_on_where_it_stood(llama_engine: Engin
     assert torch.equal(begin.weights, kept), "a beginning can be used again"
     rest = await train_adapter(llama_engine, TrainRequest(TASK, whole, 0, None, "a", begin))
     assert len(rest.losses) == 6 and rest.losses[:4] == part.losses and rest.reached is None
+
+
+async def test_demonstrations_longer_than_the_models_context_are_left_out(llama_engine: Engine) -> None:
+    short, most = letters_task(3), llama_engine.loaded.context_length
+    long = Demonstration("a" * 2 * most, "b")
+    report = await train_adapter(
+        llama_engine,
+        TrainRequest(Task((*short.demonstrations, long), short.instruction), SMALL, 0, None, "a"),
+    )
+    assert report.tokens < most * SMALL.steps
+    with pytest.raises(TaskError, match=f"No demonstration fits in the model's context of {most} tokens"):
+        await train_adapter(llama_engine, TrainRequest(Task((long,)), SMALL, 0, None, "a"))
+    assert await is_plain(llama_engine)
+
+
+async def test_memory_that_runs_out_beside_the_passes_is_told_as_such(
+    llama_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for where in ("_update", "start"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Training, where, no_room)
+            with pytest.raises(OutOfMemory, match="smaller model"):
+                await train_adapter(llama_engine, TrainRequest(letters_task(3), SMALL, 0, None, "a"))
+        assert await is_plain(llama_engine)
+
+
+async def test_an_adapter_is_taken_off_although_its_training_is_cancelled_while_it_waits(
+    llama_engine: Engine,
+) -> None:
+    """The slice that takes it off is queued behind another one when the task is cancelled."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def wait(_: Bench) -> None:
+        held.set()
+        go_on.wait(10)
+
+    def hold(step: TrainStep) -> None:
+        if step.step == 2:
+            llama_engine.submit(wait)
+
+    endless = replace(SMALL, steps=10_000, stop_loss=0.0)
+    task = asyncio.create_task(
+        train_adapter(llama_engine, TrainRequest(letters_task(3), endless, 0, None, "a"), hold)
+    )
+    while not held.is_set():
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.sleep(0.05)
+    task.cancel()  # also while it cleans up
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await is_plain(llama_engine)
