@@ -493,7 +493,7 @@ def test_trainings_that_are_waited_for_hold_up_nobodys_answer(open_router: OpenR
             assert next(line for line in one.iter_lines() if line.startswith(": train step"))
             assert other.status_code == 200
             told = post(server, GOOD | {"max_tokens": 3})
-            assert told.status_code == 200 and server.service.in_flight == 2
+            assert told.status_code == 200 and server.service.in_flight >= 2
             threading.Thread(target=server.stop).start()
             assert any("[DONE]" in line for line in other.iter_lines())
 
