@@ -236,8 +236,8 @@ def _command(chat: Chat, reporter: Reporter, text: str) -> bool:
             return False
         case "help", "":
             tell = HELP
-        case "demo", _ if " => " in rest:
-            chat.demonstrate(*rest.split(" => ", 1))
+        case "demo", _ if arrow := next((a for a in (" => ", " -> ") if a in rest), None):
+            chat.demonstrate(*rest.split(arrow, 1))
             tell = note(chat.task)
         case "demos", "":
             shown = chat.task.demonstrations

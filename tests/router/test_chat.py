@@ -287,7 +287,7 @@ def test_the_terminal_chat_answers_on_stdout_and_obeys_commands(
 def test_the_end_of_input_ends_the_chat_and_the_next_one_goes_on(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    typed(monkeypatch, "/demo ab => ok", "cd")
+    typed(monkeypatch, "/demo ab -> ok", "cd")
     assert "'last', 0 messages" in run("chat", "--mode", "never").err
     typed(monkeypatch, "/demos")
     again = run("chat")
