@@ -230,18 +230,21 @@ def check_files(folder: Path, *, hashes: bool = False) -> None:
             )
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
+
+
 def revision(folder: Path) -> str:
     """What identifies the model in `folder`: `sha256:` and 64 hex digits.
 
-    Over the content of the weight files and the tokenizer, and over the configuration without the fields
-    that say only who saved it. Reads all of it, about 1 s/GB.
+    Over the content of the weight files and of all that makes tokens of a text (tokenizer, its settings, chat
+    template), and over the configuration without the fields that say only who saved it. Reads all of it, about 1 s/GB.
     """
     digest = hashlib.sha256()
     config = read_json(folder / "config.json")
     for volatile in ("transformers_version", "_name_or_path"):
         config.pop(volatile, None)
     digest.update(json.dumps(config, sort_keys=True).encode())
-    for path in [*weight_files(folder), folder / "tokenizer.json"]:
+    for path in [*weight_files(folder), *(folder / name for name in TOKENIZER_FILES)]:
         if path.is_file():
             digest.update(f"\n{path.name} {sha256(path)}".encode())
     return f"sha256:{digest.hexdigest()}"

@@ -359,6 +359,10 @@ def test_the_revision_follows_content_not_place(tiny_llama: Path, tmp_path: Path
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
     assert revision(copy) != revision(tiny_llama)
+    shutil.copy(tiny_llama / "model.safetensors", copy)
+    assert revision(copy) == revision(tiny_llama)
+    (copy / "chat_template.jinja").write_text("{{ messages }}")
+    assert revision(copy) != revision(tiny_llama), "adapters are trained on what the template makes"
 
 
 # --------------------------------------------------------------------------------------------- loading
