@@ -2,8 +2,9 @@
 
 An episode that trained has ICL's answers, too: both arms are judged by the right answers that became known.
 One that stayed has only ICL's, unless a shadow was trained behind it (its episode is named after it). Only
-where the right answer itself is known can an arm that did not answer be judged; an episode in which only
-one arm can be says nothing of a gain and makes no row. Rows hold no text.
+where the right answer itself is known can an arm that did not answer be judged: it was given, or the answer that
+was there is said to be right. Queries of which it is not known are left out, whether or not both arms said the
+same: to keep those alone would choose queries by their outcome. Rows hold no text.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def trained_pairs(opened: Store, version: str) -> tuple[list[float], list[float]
         if episode.policy != version or not episode.arm.startswith("train:") or promise is None:
             continue
         receipt = Receipt.from_dict(episode.receipt)
-        pairs = [pair for pair in _pairs(receipt, None, judged(said)) if pair is not None]
+        pairs = list(_pairs(receipt, None, judged(said)))
         if pairs:
             promised.append(float(promise))
             realised.append(mean(arm - icl for icl, arm in pairs))
@@ -110,7 +111,7 @@ def _from_others(episode: EpisodeRow) -> bool:
 def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: int) -> TaskOutcome | None:
     receipt = Receipt.from_dict(episode.receipt)
     shadow = _shadow(opened, episode.episode_id)
-    pairs = [pair for pair in _pairs(receipt, shadow, known) if pair is not None]
+    pairs = list(_pairs(receipt, shadow, known))
     trained = shadow if shadow is not None else receipt if receipt.arm.startswith("train:") else None
     if not pairs or trained is None:
         return None
@@ -148,20 +149,19 @@ def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: i
 
 def _pairs(
     receipt: Receipt, shadow: Receipt | None, known: dict[int, Judged]
-) -> Iterator[tuple[float, float] | None]:
-    """For each judged query, whether ICL and the trained arm were right; None where one of them can't be judged."""
+) -> Iterator[tuple[float, float]]:
+    """For each query whose right answer is known, whether ICL and the trained arm were right."""
     trained = shadow if shadow is not None else receipt
     for query, judgement in known.items():
         if not 0 <= query < min(len(receipt.icl_answers), len(trained.answers)):
             continue
-        texts = (receipt.icl_answers[query].text, trained.answers[query].text)
         given = receipt.answers[query].text
-        each = [judgement.value if text == given else _by_answer(text, judgement.answer) for text in texts]
-        yield None if each[0] is None or each[1] is None else (each[0], each[1])
-
-
-def _by_answer(text: str, answer: str | None) -> float | None:
-    return None if answer is None else float(exact(text, answer))
+        answer = given if judgement.answer is None and judgement.value == 1 else judgement.answer
+        if answer is None:
+            continue
+        texts = (receipt.icl_answers[query].text, trained.answers[query].text)
+        icl, arm = (judgement.value if text == given else float(exact(text, answer)) for text in texts)
+        yield icl, arm
 
 
 def _shadow(opened: Store, episode_id: str) -> Receipt | None:

@@ -124,12 +124,23 @@ def test_an_episode_that_stayed_makes_a_row_only_with_its_shadow(opened: Store) 
     assert row.arms["train:standard"].correct == 0.75 and row.arms["icl"].correct == 0.5 and notes == []
 
 
-def test_right_or_wrong_alone_judges_only_what_was_answered(opened: Store) -> None:
+def test_approval_alone_says_what_the_right_answer_is(opened: Store) -> None:
     record(opened, "e1", "train:standard", TRAINED, ICL)
     for i in range(4):
-        opened.episodes.add_outcome(OutcomeRow("e1", "user", float(i < 3), f"k{i}", i))
+        opened.episodes.add_outcome(OutcomeRow("e1", "user", 1.0, f"k{i}", i))
     (row,), _ = rows_of(opened)
-    assert row.arms["icl"].n_queries == 1  # where both said the same, both are judged
+    assert row.arms["train:standard"].correct == 1.0
+    assert row.arms["icl"].correct == 0.25, "it said the same only once"
+    assert trained_pairs(opened, "learned-1-x") == ([0.4], [0.75], ["words"])
+
+
+def test_where_no_right_answer_is_known_a_query_is_left_out_though_both_said_the_same(opened: Store) -> None:
+    record(opened, "e1", "train:standard", TRAINED, ICL)
+    for i in range(4):
+        opened.episodes.add_outcome(OutcomeRow("e1", "user", float(i == 0), f"k{i}", i))
+    (row,), _ = rows_of(opened)
+    assert row.arms["icl"].n_queries == 1
+    assert (row.arms["icl"].correct, row.arms["train:standard"].correct) == (0.0, 1.0)
 
 
 def test_what_can_not_be_learned_from_is_left_out_and_counted(opened: Store) -> None:
