@@ -3,7 +3,7 @@
 With V = expected queries × worth (seconds), and for each arm a gain g with its lower bound g₋ and cost c:
 
     stay              0
-    an arm now        g₋ · V − c
+    an arm now        g₋ · V − c − cost of the probe, by which its training begins
     probe, then       E[max(0, (m − margin) · V − c)] − cost of the probe,     m ~ Normal(g, τ²)
 
 m is what the gain will look like after the probe: today's expectation, moved by as much as the probe can
@@ -148,7 +148,7 @@ class Learned:
         after *= 1.0 if self.base_model_known else UNKNOWN_MODEL_SPREAD
         told = math.sqrt(max(0.0, now.sd**2 - after**2))
         margin = float(stdtrit(model.df, self.confidence)) * after
-        value, cost = _value(situation), further_seconds(situation, arm)
+        value, cost = _value(situation), situation.costs.train_s + situation.costs.answer_s
         net = _mean_above_zero((now.expected - margin) * value - cost, told * value) - situation.costs.probe_s
         low = max(-1.0, now.low(self.confidence))
         return _Option(

@@ -31,6 +31,10 @@ SIGNAL_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Signals))
 _REQUIRED_SIGNALS = frozenset(f.name for f in fields(Signals) if f.default is not None)
 
 
+BY_PROBE = "by_probe"
+"""Among the seconds of an arm that trains: how many of them a probe spends for it, if one comes first."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArmOutcome:
     """How one arm did on the queries of a task."""
@@ -41,7 +45,7 @@ class ArmOutcome:
     seconds: float
     """Everything that this path would have run alone, wall seconds on the row's machine."""
     seconds_parts: Mapping[str, float]
-    """The same by step, seconds."""
+    """The same by step, seconds. Also what is not added: `signals` and its parts, `by_probe`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from policies.checks import stay_arm
 from policies.errors import PolicyError
-from policies.outcomes import ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
+from policies.outcomes import BY_PROBE, ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
 from policies.types import MEASURED, SIGNALS_VERSION, Decision, Situation
 from router.errors import RouterError
 from router.evaluate import Drawn, EvaluateOptions, Progress, draw, run_arms
@@ -130,7 +130,8 @@ def collect(
 def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -> TaskOutcome:
     """A row of the evaluation's report, measured under `Shadow`, as a row of outcomes.
 
-    The seconds of `icl` also name what measuring the signals took, in all and by part; they are not in its sum.
+    The seconds of `icl` also name what measuring the signals took, in all and by part; they are not in its sum. Those
+    of an arm that trains also name what a probe does of its training; it is in the sum, under `train` or `search`.
 
     Raises:
         TrainingFailed: the probe failed, or measuring was interrupted.
@@ -151,6 +152,8 @@ def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -
             detail = steps["signals"]["detail"]
             parts["signals"] = steps["signals"]["seconds"]
             parts |= {part: detail[key] for key, part in SIGNAL_STEPS.items() if key in detail}
+        if "by_probe_s" in cell:
+            parts[BY_PROBE] = cell["by_probe_s"]
         arms[cell["arm"]] = ArmOutcome(cell["accuracy"], report["n_queries"], cell["seconds"], parts)
     signals = measured["signals"]
     row = TaskOutcome(

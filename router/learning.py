@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from policies.outcomes import TaskOutcome, parse_row
+from policies.outcomes import BY_PROBE, TaskOutcome, parse_row
 from policies.types import SIGNALS_VERSION
 from router.metrics import exact
 from router.receipt import SHADOW, Receipt
@@ -180,4 +180,7 @@ def _arm(correct: float, n: int, receipt: Receipt, steps: Sequence[str]) -> dict
             parts[step.name] = parts.get(step.name, 0.0) + step.seconds
     if "train" in parts:
         parts["train"] = receipt.training_s
-    return {"correct": correct, "n_queries": n, "seconds": sum(parts.values()), "seconds_parts": parts}
+    seconds, by_probe_s = sum(parts.values()), receipt.by_probe_s
+    if "train" in parts and by_probe_s is not None:
+        parts[BY_PROBE] = by_probe_s
+    return {"correct": correct, "n_queries": n, "seconds": seconds, "seconds_parts": parts}

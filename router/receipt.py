@@ -120,13 +120,29 @@ class Receipt:
     def training_s(self) -> float:
         """Seconds of a whole training: of its step, of a search before it or of trying other tasks' adapters, and of
         what a probe has done for it; 0 where there was none."""
-        train, search, probe, tried = (self.step(name) for name in ("train", "search", "probe", "neighbours"))
+        train, search, tried = (self.step(name) for name in ("train", "search", "neighbours"))
         if train is None:
             return 0.0
         seconds = train.seconds + sum(step.seconds for step in (search, tried) if step is not None)
-        if probe is not None and train.detail.get("of_these_by_probe"):
-            seconds += probe.seconds if "tried" in probe.detail else float(probe.detail["training_s"])
-        return seconds
+        return seconds + self._probe_trained_s
+
+    @property
+    def by_probe_s(self) -> float | None:
+        """Of these, what a probe has done or, where none came before, would have done; None where that is not known."""
+        train, search = self.step("train"), self.step("search")
+        if train is None:
+            return None
+        if not train.detail.get("of_these_by_probe"):
+            return train.detail.get("on_halves_s")
+        return search.seconds if search is not None else self._probe_trained_s
+
+    @property
+    def _probe_trained_s(self) -> float:
+        """Seconds of the probe that its training has gone on from."""
+        train, probe = self.step("train"), self.step("probe")
+        if train is None or probe is None or not train.detail.get("of_these_by_probe"):
+            return 0.0
+        return probe.seconds if "tried" in probe.detail else float(probe.detail["training_s"])
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"seconds": self.seconds}

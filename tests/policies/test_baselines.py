@@ -9,8 +9,12 @@ from tests.policies.situations import TRAIN, probed, signals, situation
 
 
 def test_always_takes_its_arm_and_charges_its_seconds() -> None:
-    taken = AlwaysArm(TRAIN).decide(situation(signals()))
+    taken = AlwaysArm(TRAIN).decide(situation(probed()))
     assert (taken.step, taken.arm, taken.propensity, taken.expected_cost_s) == ("answer", TRAIN, 1.0, 60.0)
+    unprobed = AlwaysArm(TRAIN).decide(situation(signals()))
+    assert unprobed.expected_cost_s == 72.0, "it begins by the probe that judges it"
+    outright = AlwaysArm(TRAIN).decide(situation(signals(), probe_feasible=False))
+    assert outright.expected_cost_s == 60.0
     stayed = AlwaysArm("icl").decide(situation(signals()))
     assert (stayed.arm, stayed.propensity, stayed.expected_cost_s) == ("icl", 1.0, 0.0)
 

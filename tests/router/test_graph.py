@@ -147,12 +147,18 @@ def test_a_veto_falls_back_visibly_to_the_answers_of_icl(open_router: OpenRouter
     assert got.decisions[-1]["arm"] == "train:quick", "what was decided stays on record"
 
 
-def test_without_a_probe_the_guard_gathers_its_own_evidence(open_router: OpenRouter) -> None:
+def test_without_a_probe_the_first_steps_of_training_leave_the_guards_evidence(
+    open_router: OpenRouter,
+) -> None:
     events = run(open_router, policy=AlwaysArm("train:quick"))
     trained = ["SignalsReady", "Decided train:quick", "Halves", "Train", "GuardDone", "Done"]
     assert kinds(events)[-6:] == trained
-    guard = receipt(events).step("guard")
+    got = receipt(events)
+    assert step_names(got) == ["look-up", "icl", "signals", "probe", "train", "guard", "answer"]
+    guard, train = got.step("guard"), got.step("train")
     assert guard is not None and guard.detail["accepted"] and "6 held-out" in guard.detail["reason"]
+    assert train is not None and train.detail["of_these_by_probe"] == 8 and train.detail["on_halves_s"] == 0
+    assert guard.seconds < train.seconds, "nothing is trained for it once more"
 
 
 def test_an_exact_hit_answers_at_once(open_router: OpenRouter) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from policies.gain import GainModel
+from policies.replay import replay
+from policies.rule import Rule
 from policies.types import SIGNALS_VERSION, Decision
 from router.learning import judged, rows_of, trained_pairs
 from router.receipt import SHADOW, Answered, Receipt, Step
@@ -16,6 +19,7 @@ from store import EpisodeRow, OutcomeRow, Store, TaskRow
 from tests.policies.situations import probed
 
 GOLD = ("yes", "no", "yes", "no")
+EAGER = Rule(GainModel(prior_share=0.9, prior_share_sd=0.0, model_sd=0.0))
 
 
 @pytest.fixture
@@ -106,6 +110,9 @@ def test_an_episode_that_trained_judges_both_arms_on_the_same_queries(opened: St
     assert row.arms["icl"].correct == 0.5 and row.arms["train:standard"].correct == 0.75
     assert row.arms["icl"].seconds == 2.0 and row.arms["train:standard"].seconds == 11.5
     assert row.probe is not None and row.probe.seconds == 3.0
+    assert row.arms["train:standard"].seconds_parts["by_probe"] == 2.5
+    taken = replay(EAGER, row, 1e5)
+    assert taken.probed and taken.seconds == pytest.approx(2.0 + 3.0 + 8.0 + 1.0), "what was really paid"
     assert (row.family, row.collection, row.model, row.n_demonstrations) == (
         "words",
         "episodes",
