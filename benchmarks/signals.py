@@ -84,7 +84,7 @@ def data_of(rows: Sequence[TaskOutcome], arm: str) -> Data:
         tuple(columns),
         np.column_stack(list(columns.values())),
         np.array([row.arms[arm].correct - row.arms["icl"].correct for row in rows]),
-        np.array([float(row.arms[arm].n_queries) for row in rows]),
+        np.array([row.n_expected for row in rows]),
         np.array([row.arms[arm].seconds for row in rows]),
         family,
         collection,

@@ -2,7 +2,7 @@
 
 Each task is decided by a policy fitted without its family (or without its collection). All figures are
 means over families with family-bootstrap intervals (95 %), paired between ways. Utility is in correct
-answers per task: Σ P(correct) − seconds ÷ worth.
+answers per task: Σ P(correct) − seconds ÷ worth, over the queries asked and those expected later.
 
 The oracle knows the outcomes. The better of two noisy arms flatters it, so it is cross-fitted: it chooses on
 one random half of the queries' outcomes and is scored on the other. It pays for ICL like any cascade.
@@ -234,13 +234,13 @@ def oracle(rows: Sequence[TaskOutcome], arms: Sequence[ArmName], worth_s: float,
     ).astype(int)
     icl_s = np.array([row.arms["icl"].seconds for row in rows])
     extra = np.array([[0.0 if arm == "icl" else row.arms[arm].seconds for arm in arms] for row in rows])
-    half = np.maximum(queries // 2, 1)
+    half, served = np.maximum(queries // 2, 1), n_queries(rows)
     every = np.arange(len(rows))
     total = {name: np.zeros(len(rows)) for name in ("correct", "seconds", "trained")}
     for _ in range(ORACLE_SPLITS):
         seen = rng.hypergeometric(right, queries - right, half)
         rest = np.maximum(queries - half, 1)
-        chosen = np.argmax(seen / half * queries - extra / worth_s, axis=1)
+        chosen = np.argmax(seen / half * served[:, None] - extra / worth_s, axis=1)
         scored = (right - seen) / rest
         total["correct"] += scored[every, chosen]
         total["seconds"] += icl_s + extra[every, chosen]
@@ -250,8 +250,8 @@ def oracle(rows: Sequence[TaskOutcome], arms: Sequence[ArmName], worth_s: float,
 
 
 def n_queries(rows: Sequence[TaskOutcome]) -> Array:
-    """Queries of each task, shape (rows,)."""
-    return np.array([float(row.arms["icl"].n_queries) for row in rows])
+    """Queries that each task's seconds serve, shape (rows,): asked, of which some may not be judged, and expected."""
+    return np.array([row.n_expected for row in rows])
 
 
 def _correct(rows: Sequence[TaskOutcome], arm: ArmName) -> Array:

@@ -42,6 +42,7 @@ class ArmOutcome:
     correct: float
     """Mean over the queries, 0 to 1."""
     n_queries: int
+    """Judged; of all that were asked (the signal `n_queries`) it may be a few."""
     seconds: float
     """Everything that this path would have run alone, wall seconds on the row's machine."""
     seconds_parts: Mapping[str, float]
@@ -83,6 +84,12 @@ class TaskOutcome:
     def key(self) -> tuple[str, str, int, str, str]:
         """What two rows must differ in: family, task, seed, model, machine."""
         return self.family, self.task, self.seed, self.model, self.machine
+
+    @property
+    def n_expected(self) -> float:
+        """Queries that the arms' seconds serve: all that were asked, and those expected later."""
+        signals = self.measured(probed=False)
+        return signals.n_queries + signals.expected_repeats
 
     def measured(self, *, probed: bool) -> Signals:
         """The signals as a policy sees them: with or without those of the probe."""

@@ -46,7 +46,7 @@ def situation_of(
     *,
     measured: bool = True,
     probed: bool = False,
-    repeats: float = 0.0,
+    repeats: float | None = None,
     arms: Sequence[ArmName] | None = None,
 ) -> Situation:
     """What a policy would have seen of the task.
@@ -54,7 +54,7 @@ def situation_of(
     Args:
         measured: whether the signals that cost forward passes of their own have been measured.
         probed: whether the probe has been taken.
-        repeats: further queries expected later.
+        repeats: further queries expected later; as many as were expected when None.
         arms: feasible ones; all that the row has when None.
 
     Raises:
@@ -64,9 +64,9 @@ def situation_of(
         raise PolicyError(
             f"The row of {row.family} (seed {row.seed}) has no outcome of icl; collect it with all arms."
         )
-    signals = replace(
-        row.measured(probed=probed), n_queries=float(row.arms["icl"].n_queries), expected_repeats=repeats
-    )
+    signals = row.measured(probed=probed)
+    if repeats is not None:
+        signals = replace(signals, expected_repeats=repeats)
     if not measured:
         unmeasured: dict[str, Any] = dict.fromkeys(MEASURED)
         signals = replace(signals, **unmeasured)
@@ -90,7 +90,7 @@ def replay(
     row: TaskOutcome,
     worth_s: float,
     *,
-    repeats: float = 0.0,
+    repeats: float | None = None,
     arms: Sequence[ArmName] | None = None,
 ) -> Replayed:
     """The policy's way through one recorded task."""

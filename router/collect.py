@@ -22,6 +22,7 @@ from policies.types import MEASURED, SIGNALS_VERSION, Decision, Situation
 from router.errors import RouterError
 from router.evaluate import Drawn, EvaluateOptions, Progress, draw, run_arms
 from router.outcome_file import append, check_command, done, machine_name, rows_there
+from router.receipt import signals_seconds
 from router.settings import Settings, in_one_process
 from ttt.errors import TaskError, TrainingFailed
 from ttt.formats import Family
@@ -30,9 +31,6 @@ from ttt.task import clean_task, fingerprint
 
 if TYPE_CHECKING:
     from router.agent import Router
-
-SIGNAL_STEPS = {"leave_one_out_s": "leave-one-out", "consistency_s": "consistency"}
-"""What the step `signals` consists of: its details, and their names among the seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def collect(
     asked = _asked(options)
     drawn = sorted(draw(paths, asked), key=lambda one: one.seed)
     there = rows_there(options.out)
-    settings = replace(settings, signals="all", reuse="off")
+    settings = replace(settings, signals="all", reuse="off", expected_repeats=0.0)
     added, failed = 0, []
     with (
         tempfile.TemporaryDirectory(prefix="ttt-router-collect-") as own,
@@ -149,9 +147,7 @@ def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -
             continue
         parts = dict(cell["seconds_parts"])
         if name == "icl" and "signals" in steps:
-            detail = steps["signals"]["detail"]
-            parts["signals"] = steps["signals"]["seconds"]
-            parts |= {part: detail[key] for key, part in SIGNAL_STEPS.items() if key in detail}
+            parts |= signals_seconds(steps["signals"])
         if "by_probe_s" in cell:
             parts[BY_PROBE] = cell["by_probe_s"]
         arms[cell["arm"]] = ArmOutcome(cell["accuracy"], report["n_queries"], cell["seconds"], parts)

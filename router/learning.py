@@ -12,13 +12,13 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import mean
 
 from policies.outcomes import BY_PROBE, TaskOutcome, parse_row
 from policies.types import SIGNALS_VERSION
 from router.metrics import exact
-from router.receipt import SHADOW, Receipt
+from router.receipt import SHADOW, Receipt, signals_seconds
 from store import EpisodeRow, OutcomeRow, Store
 from store.errors import NotFound
 
@@ -56,6 +56,9 @@ def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
         if episode.signals_version != SIGNALS_VERSION:
             left_out[f"has version {episode.signals_version} of the signals"] += 1
             continue
+        if _voted(episode):
+            left_out["was voted on, so it can't be held against the one view of in-context learning"] += 1
+            continue
         if _from_others(episode):
             left_out["rests on adapters of other tasks, not on a probe"] += 1
             continue
@@ -78,6 +81,8 @@ def trained_pairs(opened: Store, version: str) -> tuple[list[float], list[float]
     for episode, said in opened.episodes.for_fit():
         promise = episode.decision.get("expected_gain")
         if episode.policy != version or not episode.arm.startswith("train:") or promise is None:
+            continue
+        if _voted(episode):
             continue
         receipt = Receipt.from_dict(episode.receipt)
         pairs = list(_pairs(receipt, None, judged(said)))
@@ -108,6 +113,12 @@ def _from_others(episode: EpisodeRow) -> bool:
     return any(s["name"] == "neighbours" and s["detail"].get("chosen", "nothing") != "nothing" for s in steps)
 
 
+def _voted(episode: EpisodeRow) -> bool:
+    """Whether views voted on a trained arm's answers; what is kept of in-context learning's is before any vote."""
+    steps = episode.receipt.get("steps", ())
+    return episode.arm.startswith("train:") and any(s["name"] == "vote" for s in steps)
+
+
 def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: int) -> TaskOutcome | None:
     receipt = Receipt.from_dict(episode.receipt)
     shadow = _shadow(opened, episode.episode_id)
@@ -117,7 +128,7 @@ def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: i
         return None
     arms = {
         "icl": _arm(mean(icl for icl, _ in pairs), len(pairs), receipt, ("icl",)),
-        trained.arm: _arm(mean(arm for _, arm in pairs), len(pairs), trained, ("train", "answer", "vote")),
+        trained.arm: _arm(mean(arm for _, arm in pairs), len(pairs), trained, ("train", "answer")),
     }
     signals = dict(receipt.signals)
     probe = receipt.step("probe")
@@ -174,13 +185,27 @@ def _shadow(opened: Store, episode_id: str) -> Receipt | None:
 
 
 def _arm(correct: float, n: int, receipt: Receipt, steps: Sequence[str]) -> dict[str, object]:
+    """The outcome of the arm that took these steps. Beside the sum stands what measuring signals took, and what of the
+    training is a probe's.
+
+    Args:
+        n: queries that could be judged; the seconds are of all that were asked.
+    """
     parts: dict[str, float] = {}
     for step in receipt.steps:
         if step.name in steps:
             parts[step.name] = parts.get(step.name, 0.0) + step.seconds
     if "train" in parts:
         parts["train"] = receipt.training_s
-    seconds, by_probe_s = sum(parts.values()), receipt.by_probe_s
+    beside: dict[str, float] = {}
+    measuring, by_probe_s = receipt.step("signals"), receipt.by_probe_s
+    if "icl" in parts and measuring is not None:
+        beside |= signals_seconds(asdict(measuring))
     if "train" in parts and by_probe_s is not None:
-        parts[BY_PROBE] = by_probe_s
-    return {"correct": correct, "n_queries": n, "seconds": seconds, "seconds_parts": parts}
+        beside[BY_PROBE] = by_probe_s
+    return {
+        "correct": correct,
+        "n_queries": n,
+        "seconds": sum(parts.values()),
+        "seconds_parts": parts | beside,
+    }

@@ -14,6 +14,10 @@ SHADOW = "-shadow"
 """Ends the id of the episode that was trained behind another, to learn from."""
 
 
+SIGNAL_PARTS = {"leave_one_out_s": "leave-one-out", "consistency_s": "consistency"}
+"""What the step `signals` consists of: its details, and their names among the seconds of outcome rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One thing that was done, and what it cost."""
@@ -163,3 +167,9 @@ class Receipt:
         values["decisions"] = tuple(values["decisions"])
         values["notes"] = tuple(values["notes"])
         return cls(**values)
+
+
+def signals_seconds(step: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of the step `signals`, as plain values: in all, and of its parts."""
+    parts = {part: step["detail"][key] for key, part in SIGNAL_PARTS.items() if key in step["detail"]}
+    return {"signals": step["seconds"], **parts}

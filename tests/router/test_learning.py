@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from policies.gain import GainModel
-from policies.replay import replay
+from policies.replay import replay, signals_seconds, situation_of
 from policies.rule import Rule
 from policies.types import SIGNALS_VERSION, Decision
 from router.learning import judged, rows_of, trained_pairs
@@ -40,16 +40,20 @@ def record(
     version: int = SIGNALS_VERSION,
     measured: bool = True,
     gain: float | None = 0.4,
+    repeats: float = 0.0,
+    voted: bool = False,
 ) -> None:
     """An episode as a router writes it."""
     said = Decision("answer", arm, 1.0, gain, gain, 9.0, "Because.", "learned-1-x")
-    signals = probed(n_queries=len(answers)).as_dict() if measured else {}
+    signals = probed(n_queries=len(answers), expected_repeats=repeats).as_dict() if measured else {}
     decision = asdict(said) | {"details": {}}
     steps = (
         Step("icl", 2.0),
+        Step("signals", 1.5, {"leave_one_out_s": 1.0, "consistency_s": 0.5}),
         Step("probe", 3.0, {"steps": 8, "training_s": 2.5}),
         Step("train", 8.0, {"of_these_by_probe": 8}),
         Step("answer", 1.0),
+        *([Step("vote", 4.0)] if voted else []),
     )
     receipt = Receipt(
         episode,
@@ -60,7 +64,7 @@ def record(
         arm,
         tuple(Answered(text, -0.1, True) for text in answers),
         tuple(Answered(text, -0.2, True) for text in icl),
-        steps if arm.startswith("train:") else steps[:2],
+        steps if arm.startswith("train:") else steps[:3],
         (decision,),
         signals,
         "",
@@ -112,7 +116,9 @@ def test_an_episode_that_trained_judges_both_arms_on_the_same_queries(opened: St
     assert row.probe is not None and row.probe.seconds == 3.0
     assert row.arms["train:standard"].seconds_parts["by_probe"] == 2.5
     taken = replay(EAGER, row, 1e5)
-    assert taken.probed and taken.seconds == pytest.approx(2.0 + 3.0 + 8.0 + 1.0), "what was really paid"
+    assert taken.probed and taken.seconds == pytest.approx(2.0 + 1.0 + 3.0 + 8.0 + 1.0), (
+        "what was really paid"
+    )
     assert (row.family, row.collection, row.model, row.n_demonstrations) == (
         "words",
         "episodes",
@@ -188,3 +194,30 @@ def test_promises_stand_beside_what_came_true(opened: Store) -> None:
     tell(opened, "e1", right=TRAINED)
     assert trained_pairs(opened, "learned-1-x") == ([0.4], [0.25], ["words"])
     assert trained_pairs(opened, "other") == ([], [], [])
+
+
+def test_few_judged_queries_make_the_gain_unsure_but_not_the_task_small(opened: Store) -> None:
+    record(opened, "e1", "train:standard", TRAINED, ICL, repeats=100.0)
+    tell(opened, "e1", answers=GOLD[:2], right=TRAINED[:2])
+    (row,), _ = rows_of(opened)
+    assert row.arms["icl"].n_queries == row.arms["train:standard"].n_queries == 2
+    here = situation_of(row, 30.0).signals
+    assert (here.n_queries, here.expected_repeats, row.n_expected) == (4, 100, 104), "as it was decided"
+    assert situation_of(row, 30.0, repeats=0.0).signals.expected_repeats == 0
+
+
+def test_measuring_signals_is_paid_for_by_who_reads_them(opened: Store) -> None:
+    record(opened, "e1", "train:standard", TRAINED, ICL)
+    tell(opened, "e1", right=TRAINED)
+    (row,), _ = rows_of(opened)
+    assert row.arms["icl"].seconds == 2.0, "beside the sum"
+    assert signals_seconds(row, frozenset({"loo_accuracy"})) == 1.0
+    assert signals_seconds(row, frozenset({"loo_accuracy", "agreement"})) == 1.5
+
+
+def test_answers_that_views_have_voted_on_are_not_held_against_one_view(opened: Store) -> None:
+    record(opened, "e1", "train:standard", TRAINED, ICL, voted=True)
+    tell(opened, "e1", right=TRAINED)
+    rows, (note,) = rows_of(opened)
+    assert rows == [] and "was voted on" in note
+    assert trained_pairs(opened, "learned-1-x") == ([], [], [])
