@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import mean
 
 from policies.outcomes import BY_PROBE, TaskOutcome, parse_row
@@ -72,12 +72,14 @@ def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
             continue
         numbers[episode.fingerprint] += 1
         rows.append(row)
+    families = _families(opened, [row.task for row in rows if row.family == row.task])
+    rows = [replace(row, family=families.get(row.family, row.family)) for row in rows]
     return rows, [f"{n} episode{'s' * (n != 1)}: {why}." for why, n in left_out.items() if n]
 
 
 def trained_pairs(opened: Store, version: str) -> tuple[list[float], list[float], list[str]]:
     """For each judged task that this policy version trained: promised gain, realised gain, family."""
-    promised, realised, families = [], [], []
+    promised, realised, families, unnamed = list[float](), list[float](), list[str](), list[str]()
     for episode, said in opened.episodes.for_fit():
         promise = episode.decision.get("expected_gain")
         if episode.policy != version or not episode.arm.startswith("train:") or promise is None:
@@ -90,7 +92,9 @@ def trained_pairs(opened: Store, version: str) -> tuple[list[float], list[float]
             promised.append(float(promise))
             realised.append(mean(arm - icl for icl, arm in pairs))
             families.append(receipt.task_name or receipt.fingerprint)
-    return promised, realised, families
+            unnamed += [] if receipt.task_name else [receipt.fingerprint]
+    joined = _families(opened, unnamed)
+    return promised, realised, [joined.get(family, family) for family in families]
 
 
 def judged(said: Sequence[OutcomeRow]) -> dict[int, Judged]:
@@ -105,6 +109,36 @@ def judged(said: Sequence[OutcomeRow]) -> dict[int, Judged]:
         contradicted = any(outcome.value != best.value for outcome in last.values())
         found[query] = Judged(best.value, best.answer, contradicted)
     return found
+
+
+def _families(opened: Store, unnamed: Sequence[str]) -> dict[str, str]:
+    """By fingerprint, what tasks without a name have for a family: where one's demonstrations are all among those of
+    another, as when a chat grows by corrections, the two are of one, named after the first.
+
+    Args:
+        unnamed: fingerprints, the first to be asked first.
+    """
+    tasks = {name: opened.episodes.task(name) for name in dict.fromkeys(unnamed)}
+    shown = {name: frozenset(task.demonstrations) for name, task in tasks.items()}
+    order = {name: number for number, name in enumerate(shown)}
+    having: dict[tuple[str, tuple[str, str]], list[str]] = {}
+    for name, demonstrations in shown.items():
+        for demonstration in demonstrations:
+            having.setdefault((tasks[name].instruction, demonstration), []).append(name)
+    joined = {name: name for name in shown}
+
+    def first(name: str) -> str:
+        while joined[name] != name:
+            name = joined[name]
+        return name
+
+    for name, demonstrations in shown.items():
+        some = min(demonstrations, default=None)
+        for other in having[tasks[name].instruction, some] if some is not None else ():
+            if demonstrations <= shown[other]:
+                early, late = sorted((first(name), first(other)), key=order.__getitem__)
+                joined[late] = early
+    return {name: first(name) for name in shown}
 
 
 def _from_others(episode: EpisodeRow) -> bool:

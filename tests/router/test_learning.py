@@ -42,6 +42,8 @@ def record(
     gain: float | None = 0.4,
     repeats: float = 0.0,
     voted: bool = False,
+    name: str | None = None,
+    shown: tuple[tuple[str, str], ...] = (("a", "b"),),
 ) -> None:
     """An episode as a router writes it."""
     said = Decision("answer", arm, 1.0, gain, gain, 9.0, "Because.", "learned-1-x")
@@ -58,7 +60,7 @@ def record(
     receipt = Receipt(
         episode,
         f"task1:{task}",
-        task,
+        task if name is None else name,
         "tiny",
         "tiny@1",
         arm,
@@ -87,7 +89,7 @@ def record(
         1.0,
         receipt.as_dict(),
     )
-    opened.episodes.record(row, TaskRow(f"task1:{task}", "", (("a", "b"),), task))
+    opened.episodes.record(row, TaskRow(f"task1:{task}", "", shown, task if name is None else name))
 
 
 def tell(
@@ -221,3 +223,23 @@ def test_answers_that_views_have_voted_on_are_not_held_against_one_view(opened: 
     rows, (note,) = rows_of(opened)
     assert rows == [] and "was voted on" in note
     assert trained_pairs(opened, "learned-1-x") == ([], [], [])
+
+
+def test_a_chat_that_grows_by_corrections_is_one_family(opened: Store) -> None:
+    pairs = tuple((f"q{i}", f"a{i}") for i in range(5))
+    grown = {"one": pairs[:2], "two": pairs[:3], "three": pairs[:4], "other": pairs[4:]}
+    for task, shown in grown.items():
+        record(opened, f"e-{task}", "train:standard", TRAINED, ICL, task=task, name="", shown=shown)
+        tell(opened, f"e-{task}", right=TRAINED)
+    rows, _ = rows_of(opened)
+    assert [row.task for row in rows] == [f"task1:{task}" for task in grown]
+    assert [row.family for row in rows] == ["task1:one"] * 3 + ["task1:other"]
+    assert trained_pairs(opened, "learned-1-x")[2] == ["task1:one"] * 3 + ["task1:other"]
+
+
+def test_tasks_that_only_share_a_demonstration_are_families_of_their_own(opened: Store) -> None:
+    for task, last in (("one", "x"), ("two", "y")):
+        shown = (("q", "a"), (last, last))
+        record(opened, f"e-{task}", "train:standard", TRAINED, ICL, task=task, name="", shown=shown)
+        tell(opened, f"e-{task}", right=TRAINED)
+    assert len({row.family for row in rows_of(opened)[0]}) == 2
