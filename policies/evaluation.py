@@ -103,9 +103,7 @@ def evaluate(
     arms = common_arms(usable)
     policies = cross_fitted(usable, by, confidence=confidence, seed=seed, progress=progress)
     families = FamilyBootstrap([row.family for row in usable], seed)
-    strong = max(
-        (a for a in arms if a.startswith("train:")), key=lambda a: families.mean(_correct(usable, a))
-    )
+    strong = strong_arm(usable, arms)
     report: dict[str, Any] = {
         "held_out": by,
         "n_rows": len(usable),
@@ -140,6 +138,13 @@ def common_arms(rows: Sequence[TaskOutcome]) -> tuple[ArmName, ...]:
     return ("icl", *sorted(shared - {"icl"}))
 
 
+def strong_arm(rows: Sequence[TaskOutcome], arms: Sequence[ArmName]) -> ArmName:
+    """The arm of training that answers best, mean over families: what a policy may choose beside icl. A router offers
+    one recipe; a policy that picks among several, or zero-shot, would win with what it never has."""
+    families = FamilyBootstrap([row.family for row in rows], resamples=1)
+    return max((a for a in arms if a.startswith("train:")), key=lambda a: families.mean(_correct(rows, a)))
+
+
 def all_ways(
     rows: Sequence[TaskOutcome],
     policies: Sequence[Policy],
@@ -152,12 +157,12 @@ def all_ways(
 
     Args:
         policies: one a row, each without that row's family.
-        strong: the arm of training that random and threshold escalate to.
+        strong: the arm of training that the policies choose beside icl; random and threshold escalate to it.
     """
-    rule = Rule()
+    rule, offered = Rule(), ("icl", strong)
     ways = {f"always {arm}": fixed(rows, arm) for arm in arms}
-    ways["rule"] = replayed(rows, [rule] * len(rows), arms, worth_s)
-    ways["learned"] = learned = replayed(rows, policies, arms, worth_s)
+    ways["rule"] = replayed(rows, [rule] * len(rows), offered, worth_s)
+    ways["learned"] = learned = replayed(rows, policies, offered, worth_s)
     ways["random at equal budget"] = at_random(ways["always icl"], ways[f"always {strong}"], learned)
     ways["confidence threshold"] = threshold(rows, strong, worth_s)
     ways["oracle"] = oracle(rows, arms, worth_s, seed)
@@ -330,7 +335,8 @@ def learning_curve(
     that the subset leaves out.
     """
     usable = [row for row in rows if "icl" in row.arms]
-    arms, names = common_arms(usable), sorted({row.family for row in usable})
+    offered = ("icl", strong_arm(usable, common_arms(usable)))
+    names = sorted({row.family for row in usable})
     rng, curve = np.random.default_rng(seed), []
     for size in sizes:
         if size >= len(names):
@@ -342,7 +348,7 @@ def learning_curve(
             seen = {names[i] for i in rng.permutation(len(names))[:size]}
             policy, _ = fit([row for row in usable if row.family in seen], confidence=confidence, seed=seed)
             rest = [row for row in usable if row.family not in seen]
-            way = replayed(rest, [policy] * len(rest), arms, worth_s)
+            way = replayed(rest, [policy] * len(rest), offered, worth_s)
             utility = way.utility(n_queries(rest), worth_s)
             found.append(FamilyBootstrap([row.family for row in rest], seed, 1).mean(utility))
         curve.append(

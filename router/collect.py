@@ -19,6 +19,7 @@ from policies.checks import stay_arm
 from policies.errors import PolicyError
 from policies.outcomes import BY_PROBE, ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
 from policies.types import MEASURED, SIGNALS_VERSION, Decision, Situation
+from router.arms import Way, parse_arm
 from router.errors import RouterError
 from router.evaluate import Drawn, EvaluateOptions, Progress, draw, run_arms
 from router.outcome_file import append, check_command, done, machine_name, rows_there
@@ -42,7 +43,7 @@ class CollectOptions:
     queries: int = 128
     seeds: int = 1
     arms: tuple[str, ...] = ("icl", "ttt")
-    """Of `evaluate.ARMS` without `auto`; `icl` is always among them."""
+    """Names as in `router.arms`, without `auto` and votes; `icl` is always among them."""
     metric: str = "exact"
 
 
@@ -88,7 +89,7 @@ def collect(
     """
     from router.agent import Router
 
-    asked = _asked(options)
+    asked = _asked(options, settings.recipe)
     drawn = sorted(draw(paths, asked), key=lambda one: one.seed)
     there = rows_there(options.out)
     settings = replace(settings, signals="all", reuse="off", expected_repeats=0.0)
@@ -178,7 +179,7 @@ def task_fingerprint(drawn: Drawn) -> str:
     return fingerprint(clean_task(drawn.sample.task)[0])
 
 
-def _asked(options: CollectOptions) -> EvaluateOptions:
+def _asked(options: CollectOptions, recipe: str) -> EvaluateOptions:
     if "auto" in options.arms:
         raise RouterError(
             "auto is no arm to collect: it is what policies are judged for on the rows; leave it out."
@@ -186,8 +187,22 @@ def _asked(options: CollectOptions) -> EvaluateOptions:
     if options.seeds < 1:
         raise RouterError(f"{options.seeds} seeds make no task; ask for at least 1.")
     arms = tuple(dict.fromkeys(("auto", "icl", *options.arms)))
+    ways = [parse_arm(name) for name in arms[1:]]
+    outcomes = [name for way in ways for name in _outcomes_of(way, recipe)]
+    if any(way.votes for way in ways) or len(set(outcomes)) < len(outcomes):
+        raise RouterError(
+            f"The arms {', '.join(arms[1:])} would write one outcome over another: a row has one of each kind, and none "
+            "by votes; ask for them in collections of their own."
+        )
     seeds = tuple(range(options.seeds))
     return EvaluateOptions(options.demonstrations, options.queries, seeds, arms, options.metric)
+
+
+def _outcomes_of(way: Way, recipe: str) -> set[str]:
+    """Names under which a row may hold the arm's outcome."""
+    if way.arm == "ttt":
+        return {f"train:{one.name}" for one in find_recipes(way.recipe or recipe)}
+    return {f"{way.arm}:calibrated" if way.calibrated else f"{way.arm}:{way.shots}"}
 
 
 def _command(

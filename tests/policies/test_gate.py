@@ -63,6 +63,12 @@ def test_a_fixed_arm_that_is_better_bars_the_way() -> None:
     assert not found.promote and "always zero-shot brings" in found.reason
 
 
+def test_no_policy_wins_by_an_arm_that_a_router_does_not_offer() -> None:
+    rows = fresh(30)
+    found = [gate(CANDIDATE, AlwaysArm(arm), rows, 30.0).advantage for arm in ("icl", "zero-shot")]
+    assert found[0] == found[1], "zero-shot falls back to icl"
+
+
 def test_on_the_rows_of_its_own_fit_each_family_is_decided_without_it() -> None:
     rows = simulate(40, seed=1).rows
     rng = np.random.default_rng(5)
