@@ -57,10 +57,11 @@ def cross_fitted(
     by: Holdout = "family",
     *,
     confidence: float = DEFAULT_CONFIDENCE,
+    base_model: str | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Learned]:
-    """For each row, a policy that has not seen its family (or collection).
+    """For each row, a policy that has not seen its family (or collection). The other options are those of `fit`.
 
     Raises:
         PolicyError: what `fit` refuses, said of the rows that remain; or only one collection.
@@ -78,7 +79,7 @@ def cross_fitted(
         if by == "collection":  # a family that stands in both must not be on both sides
             held = {row.family for row, group in zip(rows, groups, strict=True) if fold[group] == k}
             seen = [row for row in seen if row.family not in held]
-        policies[k], _ = fit(seen, confidence=confidence, seed=seed)
+        policies[k], _ = fit(seen, confidence=confidence, base_model=base_model, seed=seed)
         progress(k + 1, n_folds)
     return [policies[fold[group]] for group in groups]
 

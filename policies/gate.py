@@ -107,7 +107,10 @@ def _fair(
     """Rows that may judge the candidate, and for each the policy to judge: itself, or a refit without the family."""
     usable = [row for row in rows if "icl" in row.arms]
     if hash_rows(rows) == candidate.provenance.rows_sha256:
-        return usable, cross_fitted(usable, confidence=candidate.confidence, progress=progress)
+        how = candidate.provenance.base_model
+        return usable, cross_fitted(
+            usable, confidence=candidate.confidence, base_model=how, progress=progress
+        )
     seen = set(candidate.provenance.families)
     fresh = [row for row in usable if row.family not in seen]
     if not fresh:

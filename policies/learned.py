@@ -48,6 +48,8 @@ class Provenance:
     families: tuple[str, ...]
     collections: tuple[str, ...]
     base_models: tuple[str, ...]
+    base_model: str | None = None
+    """Whose rows counted more than others'."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Learned:
         now, stage, lacking = self.estimate(arm, situation)
         after *= 1.0 if self.base_model_known else UNKNOWN_MODEL_SPREAD
         told = math.sqrt(max(0.0, now.sd**2 - after**2))
-        margin = float(stdtrit(model.df, self.confidence)) * after
+        margin = float(stdtrit(model.stages["probe"].df, self.confidence)) * after
         value, cost = _value(situation), situation.costs.train_s + situation.costs.answer_s
         net = _mean_above_zero((now.expected - margin) * value - cost, told * value) - situation.costs.probe_s
         low = max(-1.0, now.low(self.confidence))
@@ -242,7 +244,7 @@ def fit(
 
     Args:
         confidence: one-sided, of the bound that it acts on.
-        base_model: rows of it count more than others'.
+        base_model: revision; rows of it count more than others'.
         seed: of the cross-fitting.
 
     Raises:
@@ -255,7 +257,13 @@ def fit(
         tuple(sorted({row.family for row in rows})),
         tuple(sorted({row.collection for row in rows})),
         tuple(sorted({row.model for row in rows})),
+        base_model,
     )
+    if base_model is not None and base_model not in provenance.base_models:
+        notes.append(
+            f"No row is of the base model {base_model!r}, so all weigh the same; rows name its revision, and these are of "
+            f"{', '.join(provenance.base_models)}."
+        )
     return Learned(arms, provenance, confidence), notes
 
 

@@ -157,7 +157,15 @@ def tune(
             notes.append(
                 "The policy was fitted on some of these families: each is judged by a refit without it."
             )
-            deciders = list(cross_fitted(usable, confidence=policy.confidence, seed=seed, progress=progress))
+            deciders = list(
+                cross_fitted(
+                    usable,
+                    confidence=policy.confidence,
+                    base_model=policy.provenance.base_model,
+                    seed=seed,
+                    progress=progress,
+                )
+            )
     else:
         deciders = [policy] * len(usable)
     n = len({row.family for row in usable})

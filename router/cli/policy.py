@@ -114,7 +114,9 @@ def fit(
     confidence: Confidence = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="M", help="Base model whose rows count more than others'."),
+        typer.Option(
+            "--model", metavar="M", help="Base model (the revision in its rows) whose rows count more."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="F", help="Also write the policy to a file.")
