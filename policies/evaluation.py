@@ -154,7 +154,8 @@ def all_ways(
     worth_s: float,
     seed: int = 0,
 ) -> dict[str, Way]:
-    """Every way to answer: the cross-fitted policy as `learned`, the baselines and the oracle.
+    """Every way to answer: the cross-fitted policy as `learned`, the baselines and the oracle. There is no oracle where
+    a task has one judged query: it could not choose on one half and be scored on the other.
 
     Args:
         policies: one a row, each without that row's family.
@@ -166,7 +167,8 @@ def all_ways(
     ways["learned"] = learned = replayed(rows, policies, offered, worth_s)
     ways["random at equal budget"] = at_random(ways["always icl"], ways[f"always {strong}"], learned)
     ways["confidence threshold"] = threshold(rows, strong, worth_s)
-    ways["oracle"] = oracle(rows, arms, worth_s, seed)
+    if min(row.arms[arm].n_queries for row in rows for arm in arms) > 1:
+        ways["oracle"] = oracle(rows, arms, worth_s, seed)
     return ways
 
 
@@ -232,7 +234,8 @@ def threshold(rows: Sequence[TaskOutcome], strong: ArmName, worth_s: float) -> W
 
 
 def oracle(rows: Sequence[TaskOutcome], arms: Sequence[ArmName], worth_s: float, seed: int) -> Way:
-    """The arm of highest utility on one half of the outcomes, scored on the other; mean over random halves."""
+    """The arm of highest utility on one half of the outcomes, scored on the other; mean over random halves. Every arm
+    needs at least two judged queries."""
     rng = np.random.default_rng(seed)
     queries = np.array([[row.arms[arm].n_queries for arm in arms] for row in rows])  # (rows, arms)
     right = np.rint(
@@ -240,12 +243,11 @@ def oracle(rows: Sequence[TaskOutcome], arms: Sequence[ArmName], worth_s: float,
     ).astype(int)
     icl_s = np.array([row.arms["icl"].seconds for row in rows])
     extra = np.array([[0.0 if arm == "icl" else row.arms[arm].seconds for arm in arms] for row in rows])
-    half, served = np.maximum(queries // 2, 1), n_queries(rows)
+    half, rest, served = queries // 2, queries - queries // 2, n_queries(rows)
     every = np.arange(len(rows))
     total = {name: np.zeros(len(rows)) for name in ("correct", "seconds", "trained")}
     for _ in range(ORACLE_SPLITS):
         seen = rng.hypergeometric(right, queries - right, half)
-        rest = np.maximum(queries - half, 1)
         chosen = np.argmax(seen / half * served[:, None] - extra / worth_s, axis=1)
         scored = (right - seen) / rest
         total["correct"] += scored[every, chosen]
@@ -281,11 +283,13 @@ def _compare(
         for name, way in ways.items()
     }
     learned = ways["learned"]
-    won = families.of_means(
-        [utility["learned"], utility[best], utility["oracle"]],
-        lambda m: (m[0] - m[1]) / np.where(m[2] - m[1] > 1e-9, m[2] - m[1], np.nan),
-    )
-    room = families.interval(utility["oracle"] - utility[best])
+    room = won = None
+    if "oracle" in utility:
+        room = families.interval(utility["oracle"] - utility[best])
+        won = families.of_means(
+            [utility["learned"], utility[best], utility["oracle"]],
+            lambda m: (m[0] - m[1]) / np.where(m[2] - m[1] > 1e-9, m[2] - m[1], np.nan),
+        )
     harmed = families.by_family(learned.correct - ways["always icl"].correct) < -HARM
     return {
         "worth_s": worth_s,
@@ -302,8 +306,8 @@ def _compare(
             for name, way in ways.items()
             if name != "learned"
         },
-        "oracle_over_best_fixed": _plain(room),
-        "won_of_oracle": _plain(won) if room.low > 0 else None,
+        "oracle_over_best_fixed": None if room is None else _plain(room),
+        "won_of_oracle": None if won is None or room is None or room.low <= 0 else _plain(won),
         "share_harmed": _plain(_share(int(harmed.sum()), families.n)),
     }
 

@@ -31,7 +31,9 @@ class Exploring:
 
     policy: Policy
     budget_s: float
-    seed: int = 0
+    seed: int | None = None
+    """Of the draws, for tests; None draws anew in every process, so that the probability is that of each task, asked
+    in whatever order."""
     _random: np.random.Generator = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

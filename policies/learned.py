@@ -121,7 +121,7 @@ class Learned:
                 "answer", stay, 1.0, 0.0, 0.0, 0.0, f"No other arm is feasible: {stay} answers.", self.version
             )
         best = max(options, key=lambda option: option.net_s)
-        return self._stay(situation, best) if best.net_s <= 0 else self._take(situation, best)
+        return self._stay(situation, best, options) if best.net_s <= 0 else self._take(situation, best)
 
     def _now(self, situation: Situation, arm: ArmName) -> _Option:
         estimate, stage, lacking = self.estimate(arm, situation)
@@ -179,9 +179,14 @@ class Learned:
             "answer", best.arm, 1.0, best.expected, best.low, best.seconds, reason, self.version, details
         )
 
-    def _stay(self, situation: Situation, best: _Option) -> Decision:
+    def _stay(self, situation: Situation, best: _Option, options: Sequence[_Option]) -> Decision:
+        """Answer with icl. How much training might gain at the upper end is told, too, whatever was the best option."""
         reason = f"{self._account(situation, best)} That does not pay: icl answers."
         details = _details(situation, best)
+        arm = next((name for name in situation.feasible if name.startswith("train:")), None)
+        trained = next((option for option in options if option.arm == arm), None)
+        if trained is not None:
+            details["gain_high"] = trained.expected + EXPLORED_SDS * trained.sd
         return Decision("answer", "icl", 1.0, 0.0, 0.0, 0.0, reason, self.version, details)
 
     def _account(self, situation: Situation, best: _Option) -> str:
@@ -293,7 +298,6 @@ def _details(situation: Situation, best: _Option) -> dict[str, float]:
     return {
         "gain_expected": best.expected,
         "gain_low": best.low,
-        "gain_high": best.expected + EXPLORED_SDS * best.sd,
         "gain_sd": best.sd,
         "gain_breakeven": _breakeven(situation, best.seconds),
         "net_s": best.net_s,

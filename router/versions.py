@@ -131,7 +131,7 @@ def as_set(policy: Saved, settings: Settings) -> Saved:
 def deciding(policy: Saved, settings: Settings, *base_model: str) -> Policy:
     """The policy as it decides over this base model (its name and revision), exploring where that is set."""
     decides: Policy = policy.for_model(*base_model) if isinstance(policy, Learned) else policy
-    return Exploring(decides, settings.explore_s, settings.seed) if settings.explore_s else decides
+    return Exploring(decides, settings.explore_s) if settings.explore_s else decides
 
 
 def promote(

@@ -28,6 +28,7 @@ from policies.evaluation import (
 )
 from policies.families import FamilyBootstrap
 from policies.outcomes import TaskOutcome
+from router.cli.policy_report import report_lines
 from tests.policies.simulated import TRAIN, simulate
 
 SIMULATED = simulate(60, 2, seed=7)
@@ -163,6 +164,15 @@ def test_policies_choose_between_icl_and_one_arm_of_training_as_in_a_router() ->
         assert (way.correct == fixed(rows, "icl").correct).all() and not way.trained.any()
     taken = all_ways(rows, [AlwaysArm(TRAIN)] * len(rows), arms, TRAIN, 30.0)["learned"]
     assert taken.trained.all()
+
+
+def test_there_is_no_oracle_where_of_a_task_one_query_was_judged() -> None:
+    arms = {name: replace(arm, n_queries=1, correct=1.0) for name, arm in ROWS[0].arms.items()}
+    found = evaluate([replace(ROWS[0], arms=arms), *ROWS[1:]], worths={"balanced": 30.0})
+    shown = found["worths"]["balanced"]
+    assert "oracle" not in shown["ways"] and "oracle" not in shown["advantage"]
+    assert shown["won_of_oracle"] is None and shown["oracle_over_best_fixed"] is None
+    assert any(line.startswith("There is no oracle") for line in report_lines(found))
 
 
 def test_random_never_spends_more_than_always() -> None:
