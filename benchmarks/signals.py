@@ -77,6 +77,10 @@ def data_of(rows: Sequence[TaskOutcome], arm: str) -> Data:
         known = column[~np.isnan(column)]
         if len(known) and np.ptp(known) > 0:
             columns[name] = column
+    if not columns:
+        raise PolicyError(
+            "No signal differs between the rows, so none can tell anything; collect more tasks."
+        )
     families = Counter(row.family for row in rows)
     _, family = np.unique([row.family for row in rows], return_inverse=True)
     _, collection = np.unique([row.collection for row in rows], return_inverse=True)

@@ -106,6 +106,7 @@ def stream(
         seconds = went.seconds + (row.arms[how.arm].seconds if explored else 0.0)
         reached = utility(went.correct * row.n_expected, seconds, how.worth_s)
         taken.append(Taken(reachable - reached, trained, explored, policy.version))
+        # A training without a probe begins by one, whose signals the guard reads; one beside an answer has no guard.
         seen.append(in_use(row, how.arm, trained or explored, went.probed or trained))
     return taken, policy
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from policies.baselines import AlwaysArm, FixedThreshold
+from policies.baselines import AlwaysArm
 from policies.checks import further_seconds
 from policies.errors import PolicyError
 from policies.gain import GainModel
 from policies.replay import replay, situation_of
 from policies.rule import Rule
 from tests.policies.simulated import TRAIN, simulate
+from tests.policies.situations import Looking
 
 ROW = simulate(1, seed=3).rows[0]
 ICL, TRAINED = ROW.arms["icl"], ROW.arms[TRAIN]
@@ -63,7 +64,7 @@ def test_signals_are_paid_for_only_where_they_are_read_and_can_change_the_decisi
     with_signals = replace(
         ROW, arms={**ROW.arms, "icl": replace(ICL, seconds_parts={"icl": ICL.seconds, "signals": 2.5})}
     )
-    reads_loo = FixedThreshold("loo_accuracy", -1.0, "below", TRAIN)
+    reads_loo = Looking("loo_accuracy", "icl")
     assert replay(reads_loo, with_signals, 30.0).seconds == pytest.approx(ICL.seconds + 2.5)
     parts = {"signals": 2.5, "leave-one-out": 1.0, "consistency": 1.5}
     in_parts = replace(ROW, arms={**ROW.arms, "icl": replace(ICL, seconds_parts=parts)})
