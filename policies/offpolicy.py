@@ -84,8 +84,8 @@ def off_policy(
             f"There are {len(logs)} logged decisions, but the target or the model has another number."
         )
     for chances in target:
-        for arm, chance in chances.items():
-            check_finite(f"The target's probability of {arm}", chance, 0.0, 1.0 + 1e-6)
+        for arm, share in chances.items():
+            check_finite(f"The target's probability of {arm}", share, 0.0, 1.0 + 1e-6)
         if abs(sum(chances.values()) - 1.0) > 1e-6:
             raise PolicyError(f"The target's probabilities {dict(chances)} must add up to 1.")
     for rewards in model or ():
