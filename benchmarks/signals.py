@@ -77,6 +77,10 @@ def data_of(rows: Sequence[TaskOutcome], arm: str) -> Data:
         known = column[~np.isnan(column)]
         if len(known) and np.ptp(known) > 0:
             columns[name] = column
+    if not columns:
+        raise PolicyError(
+            "No signal differs between the rows, so none can tell anything; collect more tasks."
+        )
     families = Counter(row.family for row in rows)
     _, family = np.unique([row.family for row in rows], return_inverse=True)
     _, collection = np.unique([row.collection for row in rows], return_inverse=True)
@@ -84,7 +88,7 @@ def data_of(rows: Sequence[TaskOutcome], arm: str) -> Data:
         tuple(columns),
         np.column_stack(list(columns.values())),
         np.array([row.arms[arm].correct - row.arms["icl"].correct for row in rows]),
-        np.array([float(row.arms[arm].n_queries) for row in rows]),
+        np.array([row.n_expected for row in rows]),
         np.array([row.arms[arm].seconds for row in rows]),
         family,
         collection,

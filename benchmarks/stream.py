@@ -104,8 +104,9 @@ def stream(
         trained = went.arm == how.arm
         explored = learn is not None and not trained and rng.random() < how.explore
         seconds = went.seconds + (row.arms[how.arm].seconds if explored else 0.0)
-        reached = utility(went.correct * row.arms["icl"].n_queries, seconds, how.worth_s)
+        reached = utility(went.correct * row.n_expected, seconds, how.worth_s)
         taken.append(Taken(reachable - reached, trained, explored, policy.version))
+        # A training without a probe begins by one, whose signals the guard reads; one beside an answer has no guard.
         seen.append(in_use(row, how.arm, trained or explored, went.probed or trained))
     return taken, policy
 
@@ -125,7 +126,7 @@ def best_utilities(rows: Sequence[TaskOutcome], how: Settings) -> dict[Key, floa
     def cascade(row: TaskOutcome, trains: bool) -> float:
         icl, arm = row.arms["icl"], row.arms[how.arm]
         seconds = icl.seconds + (arm.seconds if trains else 0.0)
-        return utility((arm if trains else icl).correct * icl.n_queries, seconds, how.worth_s)
+        return utility((arm if trains else icl).correct * row.n_expected, seconds, how.worth_s)
 
     families: dict[tuple[str, str, str], list[TaskOutcome]] = defaultdict(list)
     for row in rows:

@@ -70,11 +70,15 @@ def stay_arm(situation: Situation) -> ArmName:
 
 
 def further_seconds(situation: Situation, arm: ArmName) -> float:
-    """Expected seconds still to be paid for `arm`; what ICL has answered costs no more."""
+    """Expected seconds still to be paid for `arm`; what ICL has answered costs no more. A training that no probe
+    came before begins by one: the guard judges it by that."""
+    costs = situation.costs
     if arm == stay_arm(situation):
         return 0.0
-    training_s = situation.costs.train_s if arm.startswith("train:") else 0.0
-    return training_s + situation.costs.answer_s
+    if not arm.startswith("train:"):
+        return costs.answer_s
+    probe_s = costs.probe_s if situation.probe_feasible and not situation.signals.probed else 0.0
+    return probe_s + costs.train_s + costs.answer_s
 
 
 def answer(situation: Situation, arm: ArmName, reason: str, policy: str, propensity: float = 1.0) -> Decision:

@@ -7,7 +7,7 @@ outcome rows. Two things keep it honest:
 - **The spread is measured, not assumed.** Each family is predicted by a model that never saw it (grouped
   cross-fitting). What those errors exceed the noise of finitely many queries by is the spread of the gain,
   fitted as variance = coefficients' variance + a + b · headroom². Bounds are Student's t with as many
-  degrees of freedom as families, less one: few families give wide bounds.
+  degrees of freedom as families that the stage was fitted on, less one: few families give wide bounds.
 
 A fitted model is numbers only: it is written as JSON and decides without scikit-learn. Knows nothing of
 costs or of what a correct answer is worth.
@@ -80,9 +80,13 @@ class StageModel:
     """b: variance per squared headroom."""
     mean_leverage: float
     """Mean variance that the coefficients' uncertainty adds."""
+    n_families: int
+    """That it was fitted on."""
 
     def __post_init__(self) -> None:
-        d = len(self.names)
+        d, n = len(self.names), self.n_families
+        if isinstance(n, bool) or not isinstance(n, int) or n < 2:
+            raise PolicyError(f"A gain model's n_families is {n!r}, but it must be a count; fit it again.")
         vectors = (self.medians, self.centre, self.scale, self.coefficients, *self.covariance)
         if any(len(v) != d for v in vectors) or len(self.covariance) != d:
             raise PolicyError(f"A gain model has {d} features, but arrays of other lengths; fit it again.")
@@ -111,6 +115,11 @@ class StageModel:
             lacking,
         )
 
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of its bounds."""
+        return float(self.n_families - 1)
+
     def own_variance(self, room: Array) -> Array:
         """Variance of the gain between tasks that look alike, shape of `room`."""
         return np.maximum(self.variance + self.variance_headroom * room**2, SD_FLOOR**2)
@@ -122,6 +131,7 @@ class ArmModel:
 
     stages: Mapping[Stage, StageModel]
     n_families: int
+    """That compare the arm with icl; a stage may rest on fewer."""
 
     def estimate(self, signals: Signals, spread: float = 1.0) -> tuple[Estimate, Stage, list[str]]:
         """Gain for one task, the stage that it rests on, and features that were absent.
@@ -132,8 +142,9 @@ class ArmModel:
         stage = self.stage(signals)
         of = columns([signals])
         _, values = features(of, stage)
-        expected, sd, lacking = self.stages[stage].predict(values, headroom(of, stage))
-        return Estimate(float(expected[0]), float(sd[0]) * spread, self.df), stage, lacking
+        model = self.stages[stage]
+        expected, sd, lacking = model.predict(values, headroom(of, stage))
+        return Estimate(float(expected[0]), float(sd[0]) * spread, model.df), stage, lacking
 
     def stage(self, signals: Signals) -> Stage:
         """The richest stage that the signals reach and that was fitted."""
@@ -147,10 +158,6 @@ class ArmModel:
             return None
         room = headroom(columns([signals]), "demonstrations")
         return math.sqrt(float(model.own_variance(room)[0]) + model.mean_leverage)
-
-    @property
-    def df(self) -> float:
-        return float(self.n_families - 1)
 
 
 def fit_arms(
@@ -202,7 +209,7 @@ def _fit_arm(
         raise PolicyError(
             f"{name} was {what} icl in all {len(rows)} rows; outcomes of both kinds are needed to tell them apart."
         )
-    noise = np.array([sampling_variance(row, name) for row in rows])
+    noise = np.array([sampling_variance(row, name, smoothed=False) for row in rows])
     own = np.array([base_model is None or row.model == base_model for row in rows])
     weights = np.where(own, 1.0, OTHER_MODEL_WEIGHT) if own.any() else np.ones(len(rows))
     stages: dict[Stage, StageModel] = {}
@@ -252,6 +259,7 @@ def _fit_stage(
         float(a),
         float(b),
         float(np.average(line.predict(values)[1], weights=weights)),
+        len(counts),
     )
 
 
@@ -277,11 +285,16 @@ class _Line:
         return self.intercept + z @ self.coefficients, np.maximum(leverage, 0.0)
 
 
-def sampling_variance(row: TaskOutcome, name: ArmName) -> float:
-    """Variance of the measured gain that finitely many queries explain, as if the arms were independent."""
-    total = 0.0
+def sampling_variance(row: TaskOutcome, name: ArmName, *, smoothed: bool = True) -> float:
+    """Variance of the measured gain that finitely many queries explain, as if the arms were independent.
+
+    Args:
+        smoothed: one right and one wrong added, so that 0 of n is not certain. To be added to a spread, not taken off
+            one: of few queries it says more than there is.
+    """
+    total, added = 0.0, 1.0 if smoothed else 0.0
     for arm in (row.arms[name], row.arms["icl"]):
-        p = (arm.correct * arm.n_queries + 1.0) / (arm.n_queries + 2.0)
+        p = (arm.correct * arm.n_queries + added) / (arm.n_queries + 2.0 * added)
         total += p * (1.0 - p) / arm.n_queries
     return total
 

@@ -2,7 +2,7 @@
 
 Each task is decided by a policy fitted without its family (or without its collection). All figures are
 means over families with family-bootstrap intervals (95 %), paired between ways. Utility is in correct
-answers per task: Σ P(correct) − seconds ÷ worth.
+answers per task: Σ P(correct) − seconds ÷ worth, over the queries asked and those expected later.
 
 The oracle knows the outcomes. The better of two noisy arms flatters it, so it is cross-fitted: it chooses on
 one random half of the queries' outcomes and is scored on the other. It pays for ICL like any cascade.
@@ -57,10 +57,11 @@ def cross_fitted(
     by: Holdout = "family",
     *,
     confidence: float = DEFAULT_CONFIDENCE,
+    base_model: str | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Learned]:
-    """For each row, a policy that has not seen its family (or collection).
+    """For each row, a policy that has not seen its family (or collection). The other options are those of `fit`.
 
     Raises:
         PolicyError: what `fit` refuses, said of the rows that remain; or only one collection.
@@ -78,7 +79,7 @@ def cross_fitted(
         if by == "collection":  # a family that stands in both must not be on both sides
             held = {row.family for row, group in zip(rows, groups, strict=True) if fold[group] == k}
             seen = [row for row in seen if row.family not in held]
-        policies[k], _ = fit(seen, confidence=confidence, seed=seed)
+        policies[k], _ = fit(seen, confidence=confidence, base_model=base_model, seed=seed)
         progress(k + 1, n_folds)
     return [policies[fold[group]] for group in groups]
 
@@ -103,9 +104,7 @@ def evaluate(
     arms = common_arms(usable)
     policies = cross_fitted(usable, by, confidence=confidence, seed=seed, progress=progress)
     families = FamilyBootstrap([row.family for row in usable], seed)
-    strong = max(
-        (a for a in arms if a.startswith("train:")), key=lambda a: families.mean(_correct(usable, a))
-    )
+    strong = strong_arm(usable, arms)
     report: dict[str, Any] = {
         "held_out": by,
         "n_rows": len(usable),
@@ -140,6 +139,13 @@ def common_arms(rows: Sequence[TaskOutcome]) -> tuple[ArmName, ...]:
     return ("icl", *sorted(shared - {"icl"}))
 
 
+def strong_arm(rows: Sequence[TaskOutcome], arms: Sequence[ArmName]) -> ArmName:
+    """The arm of training that answers best, mean over families: what a policy may choose beside icl. A router offers
+    one recipe; a policy that picks among several, or zero-shot, would win with what it never has."""
+    families = FamilyBootstrap([row.family for row in rows], resamples=1)
+    return max((a for a in arms if a.startswith("train:")), key=lambda a: families.mean(_correct(rows, a)))
+
+
 def all_ways(
     rows: Sequence[TaskOutcome],
     policies: Sequence[Policy],
@@ -148,19 +154,21 @@ def all_ways(
     worth_s: float,
     seed: int = 0,
 ) -> dict[str, Way]:
-    """Every way to answer: the cross-fitted policy as `learned`, the baselines and the oracle.
+    """Every way to answer: the cross-fitted policy as `learned`, the baselines and the oracle. There is no oracle where
+    a task has one judged query: it could not choose on one half and be scored on the other.
 
     Args:
         policies: one a row, each without that row's family.
-        strong: the arm of training that random and threshold escalate to.
+        strong: the arm of training that the policies choose beside icl; random and threshold escalate to it.
     """
-    rule = Rule()
+    rule, offered = Rule(), ("icl", strong)
     ways = {f"always {arm}": fixed(rows, arm) for arm in arms}
-    ways["rule"] = replayed(rows, [rule] * len(rows), arms, worth_s)
-    ways["learned"] = learned = replayed(rows, policies, arms, worth_s)
+    ways["rule"] = replayed(rows, [rule] * len(rows), offered, worth_s)
+    ways["learned"] = learned = replayed(rows, policies, offered, worth_s)
     ways["random at equal budget"] = at_random(ways["always icl"], ways[f"always {strong}"], learned)
     ways["confidence threshold"] = threshold(rows, strong, worth_s)
-    ways["oracle"] = oracle(rows, arms, worth_s, seed)
+    if min(row.arms[arm].n_queries for row in rows for arm in arms) > 1:
+        ways["oracle"] = oracle(rows, arms, worth_s, seed)
     return ways
 
 
@@ -226,7 +234,8 @@ def threshold(rows: Sequence[TaskOutcome], strong: ArmName, worth_s: float) -> W
 
 
 def oracle(rows: Sequence[TaskOutcome], arms: Sequence[ArmName], worth_s: float, seed: int) -> Way:
-    """The arm of highest utility on one half of the outcomes, scored on the other; mean over random halves."""
+    """The arm of highest utility on one half of the outcomes, scored on the other; mean over random halves. Every arm
+    needs at least two judged queries."""
     rng = np.random.default_rng(seed)
     queries = np.array([[row.arms[arm].n_queries for arm in arms] for row in rows])  # (rows, arms)
     right = np.rint(
@@ -234,13 +243,12 @@ def oracle(rows: Sequence[TaskOutcome], arms: Sequence[ArmName], worth_s: float,
     ).astype(int)
     icl_s = np.array([row.arms["icl"].seconds for row in rows])
     extra = np.array([[0.0 if arm == "icl" else row.arms[arm].seconds for arm in arms] for row in rows])
-    half = np.maximum(queries // 2, 1)
+    half, rest, served = queries // 2, queries - queries // 2, n_queries(rows)
     every = np.arange(len(rows))
     total = {name: np.zeros(len(rows)) for name in ("correct", "seconds", "trained")}
     for _ in range(ORACLE_SPLITS):
         seen = rng.hypergeometric(right, queries - right, half)
-        rest = np.maximum(queries - half, 1)
-        chosen = np.argmax(seen / half * queries - extra / worth_s, axis=1)
+        chosen = np.argmax(seen / half * served[:, None] - extra / worth_s, axis=1)
         scored = (right - seen) / rest
         total["correct"] += scored[every, chosen]
         total["seconds"] += icl_s + extra[every, chosen]
@@ -250,8 +258,8 @@ def oracle(rows: Sequence[TaskOutcome], arms: Sequence[ArmName], worth_s: float,
 
 
 def n_queries(rows: Sequence[TaskOutcome]) -> Array:
-    """Queries of each task, shape (rows,)."""
-    return np.array([float(row.arms["icl"].n_queries) for row in rows])
+    """Queries that each task's seconds serve, shape (rows,): asked, of which some may not be judged, and expected."""
+    return np.array([row.n_expected for row in rows])
 
 
 def _correct(rows: Sequence[TaskOutcome], arm: ArmName) -> Array:
@@ -275,11 +283,13 @@ def _compare(
         for name, way in ways.items()
     }
     learned = ways["learned"]
-    won = families.of_means(
-        [utility["learned"], utility[best], utility["oracle"]],
-        lambda m: (m[0] - m[1]) / np.where(m[2] - m[1] > 1e-9, m[2] - m[1], np.nan),
-    )
-    room = families.interval(utility["oracle"] - utility[best])
+    room = won = None
+    if "oracle" in utility:
+        room = families.interval(utility["oracle"] - utility[best])
+        won = families.of_means(
+            [utility["learned"], utility[best], utility["oracle"]],
+            lambda m: (m[0] - m[1]) / np.where(m[2] - m[1] > 1e-9, m[2] - m[1], np.nan),
+        )
     harmed = families.by_family(learned.correct - ways["always icl"].correct) < -HARM
     return {
         "worth_s": worth_s,
@@ -296,8 +306,8 @@ def _compare(
             for name, way in ways.items()
             if name != "learned"
         },
-        "oracle_over_best_fixed": _plain(room),
-        "won_of_oracle": _plain(won) if room.low > 0 else None,
+        "oracle_over_best_fixed": None if room is None else _plain(room),
+        "won_of_oracle": None if won is None or room is None or room.low <= 0 else _plain(won),
         "share_harmed": _plain(_share(int(harmed.sum()), families.n)),
     }
 
@@ -330,7 +340,8 @@ def learning_curve(
     that the subset leaves out.
     """
     usable = [row for row in rows if "icl" in row.arms]
-    arms, names = common_arms(usable), sorted({row.family for row in usable})
+    offered = ("icl", strong_arm(usable, common_arms(usable)))
+    names = sorted({row.family for row in usable})
     rng, curve = np.random.default_rng(seed), []
     for size in sizes:
         if size >= len(names):
@@ -342,7 +353,7 @@ def learning_curve(
             seen = {names[i] for i in rng.permutation(len(names))[:size]}
             policy, _ = fit([row for row in usable if row.family in seen], confidence=confidence, seed=seed)
             rest = [row for row in usable if row.family not in seen]
-            way = replayed(rest, [policy] * len(rest), arms, worth_s)
+            way = replayed(rest, [policy] * len(rest), offered, worth_s)
             utility = way.utility(n_queries(rest), worth_s)
             found.append(FamilyBootstrap([row.family for row in rest], seed, 1).mean(utility))
         curve.append(

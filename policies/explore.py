@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from policies.checks import check_finite, further_seconds
-from policies.types import ArmName, Decision, Policy, Situation
+from policies.checks import check_finite
+from policies.types import Decision, Policy, Situation
 
 MAX_PROPENSITY = 0.5
 
@@ -31,7 +31,9 @@ class Exploring:
 
     policy: Policy
     budget_s: float
-    seed: int = 0
+    seed: int | None = None
+    """Of the draws, for tests; None draws anew in every process, so that the probability is that of each task, asked
+    in whatever order."""
     _random: np.random.Generator = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -53,14 +55,15 @@ class Exploring:
         arm = next((a for a in situation.feasible if a.startswith("train:")), None)
         if arm is None or decision.step != "answer" or decision.arm != "icl":
             return decision
-        chance = self._chance(situation, arm, decision.details)
+        chance = self._chance(situation, decision.details)
         taken = arm if drawn < chance else None
         return replace(decision, shadow=taken, shadow_propensity=chance)
 
-    def _chance(self, situation: Situation, arm: ArmName, details: Mapping[str, Any]) -> float:
+    def _chance(self, situation: Situation, details: Mapping[str, Any]) -> float:
         """0 where training could not pay even at best, or where the policy makes no estimate."""
-        best = details.get("gain_high", details.get("gain_optimistic"))
-        seconds = further_seconds(situation, arm)
+        best, costs = details.get("gain_high", details.get("gain_optimistic")), situation.costs
+        # A training of its own: it does not go on from a probe.
+        seconds = costs.by_probe_s + costs.train_s + costs.answer_s
         n = situation.signals.n_queries + situation.signals.expected_repeats
         if best is None or best * n * situation.worth_s <= seconds:
             return 0.0

@@ -70,7 +70,3 @@ class FamilyBootstrap:
             return Interval(whole, whole, whole)
         low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
         return Interval(whole, float(low), float(high))
-
-    def lower_bound(self, values: Array, confidence: float = 0.95) -> float:
-        """One-sided lower bound of the mean."""
-        return self.interval(values, 2 * confidence - 1).low

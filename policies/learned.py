@@ -3,7 +3,7 @@
 With V = expected queries × worth (seconds), and for each arm a gain g with its lower bound g₋ and cost c:
 
     stay              0
-    an arm now        g₋ · V − c
+    an arm now        g₋ · V − c − cost of the probe, by which its training begins
     probe, then       E[max(0, (m − margin) · V − c)] − cost of the probe,     m ~ Normal(g, τ²)
 
 m is what the gain will look like after the probe: today's expectation, moved by as much as the probe can
@@ -48,6 +48,8 @@ class Provenance:
     families: tuple[str, ...]
     collections: tuple[str, ...]
     base_models: tuple[str, ...]
+    base_model: str | None = None
+    """Whose rows counted more than others'."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Learned:
                 "answer", stay, 1.0, 0.0, 0.0, 0.0, f"No other arm is feasible: {stay} answers.", self.version
             )
         best = max(options, key=lambda option: option.net_s)
-        return self._stay(situation, best) if best.net_s <= 0 else self._take(situation, best)
+        return self._stay(situation, best, options) if best.net_s <= 0 else self._take(situation, best)
 
     def _now(self, situation: Situation, arm: ArmName) -> _Option:
         estimate, stage, lacking = self.estimate(arm, situation)
@@ -147,8 +149,8 @@ class Learned:
         now, stage, lacking = self.estimate(arm, situation)
         after *= 1.0 if self.base_model_known else UNKNOWN_MODEL_SPREAD
         told = math.sqrt(max(0.0, now.sd**2 - after**2))
-        margin = float(stdtrit(model.df, self.confidence)) * after
-        value, cost = _value(situation), further_seconds(situation, arm)
+        margin = float(stdtrit(model.stages["probe"].df, self.confidence)) * after
+        value, cost = _value(situation), situation.costs.train_s + situation.costs.answer_s
         net = _mean_above_zero((now.expected - margin) * value - cost, told * value) - situation.costs.probe_s
         low = max(-1.0, now.low(self.confidence))
         return _Option(
@@ -177,9 +179,14 @@ class Learned:
             "answer", best.arm, 1.0, best.expected, best.low, best.seconds, reason, self.version, details
         )
 
-    def _stay(self, situation: Situation, best: _Option) -> Decision:
+    def _stay(self, situation: Situation, best: _Option, options: Sequence[_Option]) -> Decision:
+        """Answer with icl. How much training might gain at the upper end is told, too, whatever was the best option."""
         reason = f"{self._account(situation, best)} That does not pay: icl answers."
         details = _details(situation, best)
+        arm = next((name for name in situation.feasible if name.startswith("train:")), None)
+        trained = next((option for option in options if option.arm == arm), None)
+        if trained is not None:
+            details["gain_high"] = trained.expected + EXPLORED_SDS * trained.sd
         return Decision("answer", "icl", 1.0, 0.0, 0.0, 0.0, reason, self.version, details)
 
     def _account(self, situation: Situation, best: _Option) -> str:
@@ -242,7 +249,7 @@ def fit(
 
     Args:
         confidence: one-sided, of the bound that it acts on.
-        base_model: rows of it count more than others'.
+        base_model: revision; rows of it count more than others'.
         seed: of the cross-fitting.
 
     Raises:
@@ -255,7 +262,13 @@ def fit(
         tuple(sorted({row.family for row in rows})),
         tuple(sorted({row.collection for row in rows})),
         tuple(sorted({row.model for row in rows})),
+        base_model,
     )
+    if base_model is not None and base_model not in provenance.base_models:
+        notes.append(
+            f"No row is of the base model {base_model!r}, so all weigh the same; rows name its revision, and these are of "
+            f"{', '.join(provenance.base_models)}."
+        )
     return Learned(arms, provenance, confidence), notes
 
 
@@ -285,7 +298,6 @@ def _details(situation: Situation, best: _Option) -> dict[str, float]:
     return {
         "gain_expected": best.expected,
         "gain_low": best.low,
-        "gain_high": best.expected + EXPLORED_SDS * best.sd,
         "gain_sd": best.sd,
         "gain_breakeven": _breakeven(situation, best.seconds),
         "net_s": best.net_s,

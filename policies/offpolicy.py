@@ -84,10 +84,13 @@ def off_policy(
             f"There are {len(logs)} logged decisions, but the target or the model has another number."
         )
     for chances in target:
-        if abs(sum(chances.values()) - 1.0) > 1e-6 or min(chances.values()) < 0:
-            raise PolicyError(
-                f"The target's probabilities {dict(chances)} must be at least 0 and add up to 1."
-            )
+        for arm, share in chances.items():
+            check_finite(f"The target's probability of {arm}", share, 0.0, 1.0 + 1e-6)
+        if abs(sum(chances.values()) - 1.0) > 1e-6:
+            raise PolicyError(f"The target's probabilities {dict(chances)} must add up to 1.")
+    for rewards in model or ():
+        for arm, reward in rewards.items():
+            check_finite(f"The model's reward of {arm}", reward)
     families = np.unique([log.family for log in logs], return_inverse=True)[1]
     if len(logs) == 0 or families.max() < 1:
         raise PolicyError(

@@ -31,6 +31,10 @@ SIGNAL_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Signals))
 _REQUIRED_SIGNALS = frozenset(f.name for f in fields(Signals) if f.default is not None)
 
 
+BY_PROBE = "by_probe"
+"""Among the seconds of an arm that trains: how many of them a probe spends for it, if one comes first."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArmOutcome:
     """How one arm did on the queries of a task."""
@@ -38,10 +42,11 @@ class ArmOutcome:
     correct: float
     """Mean over the queries, 0 to 1."""
     n_queries: int
+    """Judged; of all that were asked (the signal `n_queries`) it may be a few."""
     seconds: float
     """Everything that this path would have run alone, wall seconds on the row's machine."""
     seconds_parts: Mapping[str, float]
-    """The same by step, seconds."""
+    """The same by step, seconds. Also what is not added: `signals` and its parts, `by_probe`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,12 @@ class TaskOutcome:
     def key(self) -> tuple[str, str, int, str, str]:
         """What two rows must differ in: family, task, seed, model, machine."""
         return self.family, self.task, self.seed, self.model, self.machine
+
+    @property
+    def n_expected(self) -> float:
+        """Queries that the arms' seconds serve: all that were asked, and those expected later."""
+        signals = self.measured(probed=False)
+        return signals.n_queries + signals.expected_repeats
 
     def measured(self, *, probed: bool) -> Signals:
         """The signals as a policy sees them: with or without those of the probe."""

@@ -23,7 +23,7 @@ from policies.rule import Rule
 from policies.types import SIGNALS_VERSION
 
 RULE_FORMAT = "ttt-router-rule-1"
-LEARNED_FORMAT = "ttt-router-learned-1"
+LEARNED_FORMAT = "ttt-router-learned-2"
 
 Saved = Rule | Learned
 
@@ -58,7 +58,8 @@ def from_payload(data: Any) -> Saved:
     if not isinstance(data, dict) or data.get("format") not in (RULE_FORMAT, LEARNED_FORMAT):
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise PolicyError(
-            f"The policy's format is {found!r}, but only {RULE_FORMAT!r} and {LEARNED_FORMAT!r} can be read."
+            f"The policy's format is {found!r}, but only {RULE_FORMAT!r} and {LEARNED_FORMAT!r} can be "
+            "read; fit it again."
         )
     _check_keys("policy", data, {"format", "signals_version", "parameters", "sha256"})
     if data["signals_version"] != SIGNALS_VERSION:
@@ -135,9 +136,13 @@ def _learned(parameters: Any) -> Learned:
     lists = ("families", "collections", "base_models")
     if any(not isinstance(given[k], list) or not all(isinstance(v, str) for v in given[k]) for k in lists):
         raise PolicyError(f"The policy's provenance must name its {', '.join(lists)} in lists; fit it again.")
+    if not isinstance(given["base_model"], str | None):
+        raise PolicyError("The policy's provenance must name its base_model, or none; fit it again.")
     return Learned(
         {name: arm_from_json(model) for name, model in parameters["arms"].items()},
-        Provenance(given["rows_sha256"], given["n_rows"], *(tuple(given[k]) for k in lists)),
+        Provenance(
+            given["rows_sha256"], given["n_rows"], *(tuple(given[k]) for k in lists), given["base_model"]
+        ),
         parameters["confidence"],
         _rule(parameters["rule"]),
     )

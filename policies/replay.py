@@ -1,8 +1,10 @@
 """What a policy would have done on recorded tasks: every arm was run, so its choice has a known outcome.
 
 A cascade has paid for ICL, and for the signals it measured, before it decides; a probe and an arm come on
-top. An arm that is always taken pays for itself alone. The policy sees what it would see in use: first what
-ICL gives by itself; then, unless it stays already, what costs forward passes; then the probe, if it asks.
+top. Training goes on from the probe, so what that has trained is paid for once; one without a probe begins by
+it, as the guard asks for its evidence. An arm that is always taken pays for itself alone. The policy sees what
+it would see in use: first what ICL gives by itself; then, unless it stays already, what costs forward passes;
+then the probe, if it asks.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from policies.errors import PolicyError
-from policies.outcomes import TaskOutcome
+from policies.outcomes import BY_PROBE, TaskOutcome
 from policies.types import MEASURED, ArmName, Costs, Decision, Policy, Situation
 
 SIGNALS_STEP = "signals"
@@ -21,7 +23,7 @@ SIGNAL_PARTS = {
     "consistency": frozenset({"agreement", "answer_entropy"}),
 }
 """What the step `signals` consists of, where its parts were timed, and which signals each gives."""
-TRAIN_STEP = "train"
+TRAIN_STEPS = ("search", "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def situation_of(
     *,
     measured: bool = True,
     probed: bool = False,
-    repeats: float = 0.0,
+    repeats: float | None = None,
     arms: Sequence[ArmName] | None = None,
 ) -> Situation:
     """What a policy would have seen of the task.
@@ -52,7 +54,7 @@ def situation_of(
     Args:
         measured: whether the signals that cost forward passes of their own have been measured.
         probed: whether the probe has been taken.
-        repeats: further queries expected later.
+        repeats: further queries expected later; as many as were expected when None.
         arms: feasible ones; all that the row has when None.
 
     Raises:
@@ -62,22 +64,25 @@ def situation_of(
         raise PolicyError(
             f"The row of {row.family} (seed {row.seed}) has no outcome of icl; collect it with all arms."
         )
-    signals = replace(
-        row.measured(probed=probed), n_queries=float(row.arms["icl"].n_queries), expected_repeats=repeats
-    )
+    signals = row.measured(probed=probed)
+    if repeats is not None:
+        signals = replace(signals, expected_repeats=repeats)
     if not measured:
         unmeasured: dict[str, Any] = dict.fromkeys(MEASURED)
         signals = replace(signals, **unmeasured)
     feasible = tuple(name for name in row.arms if arms is None or name in arms or name == "icl")
     trained = [row.arms[name] for name in feasible if name.startswith("train:")]
-    train_s = answer_s = 0.0
-    if trained:
-        first = trained[0]
-        train_s = min(first.seconds_parts.get(TRAIN_STEP, first.seconds), first.seconds)
-        answer_s = first.seconds - train_s
     has_probe = row.probe is not None and row.measured(probed=True).probed
     probe_s = row.probe.seconds if row.probe is not None else 0.0
-    return Situation(signals, Costs(probe_s, train_s, answer_s), feasible, has_probe and not probed, worth_s)
+    train_s = answer_s = by_probe_s = 0.0
+    if trained:
+        first = trained[0]
+        parts = [first.seconds_parts[step] for step in TRAIN_STEPS if step in first.seconds_parts]
+        train_s = min(sum(parts), first.seconds) if parts else first.seconds
+        answer_s = first.seconds - train_s
+        by_probe_s = min(first.seconds_parts.get(BY_PROBE, 0.0), train_s) if has_probe else 0.0
+    costs = Costs(probe_s, train_s - by_probe_s, answer_s, by_probe_s)
+    return Situation(signals, costs, feasible, has_probe and not probed, worth_s)
 
 
 def replay(
@@ -85,7 +90,7 @@ def replay(
     row: TaskOutcome,
     worth_s: float,
     *,
-    repeats: float = 0.0,
+    repeats: float | None = None,
     arms: Sequence[ArmName] | None = None,
 ) -> Replayed:
     """The policy's way through one recorded task."""
@@ -104,8 +109,17 @@ def replay(
     if arm is None or arm not in row.arms:
         raise PolicyError(f"The policy took {arm!r}, which the row of {row.family} has no outcome of.")
     if arm != "icl":
-        seconds += row.arms[arm].seconds
+        seconds += row.arms[arm].seconds + _for_probe(row, arm, probed)
     return Replayed(arm, probed, row.arms[arm].correct, seconds, decision)
+
+
+def _for_probe(row: TaskOutcome, arm: ArmName, probed: bool) -> float:
+    """What an arm costs more, or less, beside a probe: less what that has trained, and the probe itself where the guard
+    asks for it. Nothing where the row does not tell."""
+    by_probe_s = row.arms[arm].seconds_parts.get(BY_PROBE)
+    if by_probe_s is None or row.probe is None:
+        return 0.0
+    return -by_probe_s if probed else row.probe.seconds - by_probe_s
 
 
 def signals_seconds(row: TaskOutcome, reads: frozenset[str]) -> float:

@@ -27,7 +27,16 @@ from scipy.special import betainc
 
 from policies.checks import check_finite
 from policies.errors import PolicyError
-from policies.evaluation import Way, all_ways, common_arms, cross_fitted, fixed, n_queries, replayed
+from policies.evaluation import (
+    Way,
+    all_ways,
+    common_arms,
+    cross_fitted,
+    fixed,
+    n_queries,
+    replayed,
+    strong_arm,
+)
 from policies.families import FamilyBootstrap
 from policies.learned import DEFAULT_CONFIDENCE, Learned
 from policies.outcomes import TaskOutcome
@@ -148,7 +157,15 @@ def tune(
             notes.append(
                 "The policy was fitted on some of these families: each is judged by a refit without it."
             )
-            deciders = list(cross_fitted(usable, confidence=policy.confidence, seed=seed, progress=progress))
+            deciders = list(
+                cross_fitted(
+                    usable,
+                    confidence=policy.confidence,
+                    base_model=policy.provenance.base_model,
+                    seed=seed,
+                    progress=progress,
+                )
+            )
     else:
         deciders = [policy] * len(usable)
     n = len({row.family for row in usable})
@@ -158,6 +175,7 @@ def tune(
             f"so {MIN_FAMILIES - n} more."
         )
     arms, families = common_arms(usable), FamilyBootstrap([row.family for row in usable], seed)
+    strong = strong_arm(usable, arms)
     settings: list[Setting] = []
     grid = (
         [(worth_s, c) for c in CONFIDENCES]
@@ -165,13 +183,9 @@ def tune(
         else [(w, _confidence(policy)) for w in (WORTHS if aim.goal == "budget" else WORTHS[::-1])]
     )
     for w, c in grid:
-        way = replayed(
-            usable, [with_confidence(d, c) if aim.goal == "harm" else d for d in deciders], arms, w
-        )
+        eager = [with_confidence(d, c) if aim.goal == "harm" else d for d in deciders]
+        way = replayed(usable, eager, ("icl", strong), w)
         settings.append(_setting(way, usable, families, aim, w, c))
-    strong = max(
-        (a for a in arms if a.startswith("train:")), key=lambda a: families.mean(fixed(usable, a).correct)
-    )
     ways: dict[str, Way] = all_ways(usable, deciders, arms, strong, worth_s, seed)
     baselines = {
         name: {

@@ -79,8 +79,12 @@ class Costs:
 
     probe_s: float
     train_s: float
+    """What is left of a training after its probe, whether that has been taken or not; all of it where none is
+    feasible."""
     answer_s: float
     """Answering all queries once more with an adapter."""
+    by_probe_s: float = 0.0
+    """What a probe does for the training after it, beside `train_s`; a training of its own does it itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from policies.checks import stay_arm
 from policies.errors import PolicyError
-from policies.outcomes import ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
+from policies.outcomes import BY_PROBE, ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
 from policies.types import MEASURED, SIGNALS_VERSION, Decision, Situation
+from router.arms import Way, parse_arm
 from router.errors import RouterError
 from router.evaluate import Drawn, EvaluateOptions, Progress, draw, run_arms
 from router.outcome_file import append, check_command, done, machine_name, rows_there
+from router.receipt import signals_seconds
 from router.settings import Settings, in_one_process
 from ttt.errors import TaskError, TrainingFailed
 from ttt.formats import Family
@@ -30,9 +32,6 @@ from ttt.task import clean_task, fingerprint
 
 if TYPE_CHECKING:
     from router.agent import Router
-
-SIGNAL_STEPS = {"leave_one_out_s": "leave-one-out", "consistency_s": "consistency"}
-"""What the step `signals` consists of: its details, and their names among the seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class CollectOptions:
     queries: int = 128
     seeds: int = 1
     arms: tuple[str, ...] = ("icl", "ttt")
-    """Of `evaluate.ARMS` without `auto`; `icl` is always among them."""
+    """Names as in `router.arms`, without `auto` and votes; `icl` is always among them."""
     metric: str = "exact"
 
 
@@ -90,10 +89,10 @@ def collect(
     """
     from router.agent import Router
 
-    asked = _asked(options)
+    asked = _asked(options, settings.recipe)
     drawn = sorted(draw(paths, asked), key=lambda one: one.seed)
     there = rows_there(options.out)
-    settings = replace(settings, signals="all", reuse="off")
+    settings = replace(settings, signals="all", reuse="off", expected_repeats=0.0)
     added, failed = 0, []
     with (
         tempfile.TemporaryDirectory(prefix="ttt-router-collect-") as own,
@@ -130,7 +129,8 @@ def collect(
 def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -> TaskOutcome:
     """A row of the evaluation's report, measured under `Shadow`, as a row of outcomes.
 
-    The seconds of `icl` also name what measuring the signals took, in all and by part; they are not in its sum.
+    The seconds of `icl` also name what measuring the signals took, in all and by part; they are not in its sum. Those
+    of an arm that trains also name what a probe does of its training; it is in the sum, under `train` or `search`.
 
     Raises:
         TrainingFailed: the probe failed, or measuring was interrupted.
@@ -148,9 +148,9 @@ def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -
             continue
         parts = dict(cell["seconds_parts"])
         if name == "icl" and "signals" in steps:
-            detail = steps["signals"]["detail"]
-            parts["signals"] = steps["signals"]["seconds"]
-            parts |= {part: detail[key] for key, part in SIGNAL_STEPS.items() if key in detail}
+            parts |= signals_seconds(steps["signals"])
+        if "by_probe_s" in cell:
+            parts[BY_PROBE] = cell["by_probe_s"]
         arms[cell["arm"]] = ArmOutcome(cell["accuracy"], report["n_queries"], cell["seconds"], parts)
     signals = measured["signals"]
     row = TaskOutcome(
@@ -179,7 +179,7 @@ def task_fingerprint(drawn: Drawn) -> str:
     return fingerprint(clean_task(drawn.sample.task)[0])
 
 
-def _asked(options: CollectOptions) -> EvaluateOptions:
+def _asked(options: CollectOptions, recipe: str) -> EvaluateOptions:
     if "auto" in options.arms:
         raise RouterError(
             "auto is no arm to collect: it is what policies are judged for on the rows; leave it out."
@@ -187,8 +187,22 @@ def _asked(options: CollectOptions) -> EvaluateOptions:
     if options.seeds < 1:
         raise RouterError(f"{options.seeds} seeds make no task; ask for at least 1.")
     arms = tuple(dict.fromkeys(("auto", "icl", *options.arms)))
+    ways = [parse_arm(name) for name in arms[1:]]
+    outcomes = [name for way in ways for name in _outcomes_of(way, recipe)]
+    if any(way.votes for way in ways) or len(set(outcomes)) < len(outcomes):
+        raise RouterError(
+            f"The arms {', '.join(arms[1:])} would write one outcome over another: a row has one of each kind, and none "
+            "by votes; ask for them in collections of their own."
+        )
     seeds = tuple(range(options.seeds))
     return EvaluateOptions(options.demonstrations, options.queries, seeds, arms, options.metric)
+
+
+def _outcomes_of(way: Way, recipe: str) -> set[str]:
+    """Names under which a row may hold the arm's outcome."""
+    if way.arm == "ttt":
+        return {f"train:{one.name}" for one in find_recipes(way.recipe or recipe)}
+    return {f"{way.arm}:calibrated" if way.calibrated else f"{way.arm}:{way.shots}"}
 
 
 def _command(

@@ -78,6 +78,8 @@ class _Arm:
     arm: str
     chosen: str = ""
     """What a search for a recipe has found, and why."""
+    by_probe_s: float | None = None
+    """Of the training, what a probe would do for it (see `Receipt.by_probe_s`)."""
 
 
 def evaluate(
@@ -180,7 +182,7 @@ def run_arms(
             "seconds_parts": dict(taken.parts),
             "arm": taken.arm,
             "answers": list(taken.texts),
-        } | ({"chosen": taken.chosen} if taken.chosen else {})
+        } | {k: v for k in ("chosen", "by_probe_s") if (v := getattr(taken, k)) not in ("", None)}
     if auto is not None:
         row["auto"] = {
             "reason": auto.decisions[-1]["reason"] if auto.decisions else "",
@@ -214,7 +216,7 @@ def _arms(
     if "ttt" in wanted:
         if auto is not None and trained is not None and auto.arm.startswith("train:"):
             parts = _parts(auto, "train", "answer", "vote") | {"train": auto.training_s}
-            arms["ttt"] = _Arm(auto.texts, parts, auto.arm, _chosen(auto))
+            arms["ttt"] = _Arm(auto.texts, parts, auto.arm, _chosen(auto), auto.by_probe_s)
         else:
             arms["ttt"] = _trained(ask("ttt"), recipe, paid)  # may meet what a vetoed `auto` run has trained
     for name in wanted:
@@ -231,7 +233,7 @@ def _trained(receipt: Receipt, recipe: str, paid: dict[str, float]) -> _Arm:
     """An arm that trains, at its whole price even where it met an adapter that is there."""
     if receipt.step("train") is not None:
         paid[recipe] = receipt.training_s
-        return _Arm(receipt.texts, _parts(receipt), receipt.arm, _chosen(receipt))
+        return _Arm(receipt.texts, _parts(receipt), receipt.arm, _chosen(receipt), receipt.by_probe_s)
     before = {"train": paid[recipe]} if recipe in paid else {}
     return _Arm(receipt.texts, before | _parts(receipt), receipt.arm)
 

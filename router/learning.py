@@ -2,8 +2,9 @@
 
 An episode that trained has ICL's answers, too: both arms are judged by the right answers that became known.
 One that stayed has only ICL's, unless a shadow was trained behind it (its episode is named after it). Only
-where the right answer itself is known can an arm that did not answer be judged; an episode in which only
-one arm can be says nothing of a gain and makes no row. Rows hold no text.
+where the right answer itself is known can an arm that did not answer be judged: it was given, or the answer that
+was there is said to be right. Queries of which it is not known are left out, whether or not both arms said the
+same: to keep those alone would choose queries by their outcome. Rows hold no text.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import mean
 
-from policies.outcomes import TaskOutcome, parse_row
+from policies.outcomes import BY_PROBE, TaskOutcome, parse_row
 from policies.types import SIGNALS_VERSION
 from router.metrics import exact
-from router.receipt import SHADOW, Receipt
+from router.receipt import SHADOW, Receipt, signals_seconds
 from store import EpisodeRow, OutcomeRow, Store
 from store.errors import NotFound
 
@@ -55,6 +56,9 @@ def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
         if episode.signals_version != SIGNALS_VERSION:
             left_out[f"has version {episode.signals_version} of the signals"] += 1
             continue
+        if _voted(episode):
+            left_out["was voted on, so it can't be held against the one view of in-context learning"] += 1
+            continue
         if _from_others(episode):
             left_out["rests on adapters of other tasks, not on a probe"] += 1
             continue
@@ -68,23 +72,29 @@ def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
             continue
         numbers[episode.fingerprint] += 1
         rows.append(row)
+    families = _families(opened, [row.task for row in rows if row.family == row.task])
+    rows = [replace(row, family=families.get(row.family, row.family)) for row in rows]
     return rows, [f"{n} episode{'s' * (n != 1)}: {why}." for why, n in left_out.items() if n]
 
 
 def trained_pairs(opened: Store, version: str) -> tuple[list[float], list[float], list[str]]:
     """For each judged task that this policy version trained: promised gain, realised gain, family."""
-    promised, realised, families = [], [], []
+    promised, realised, families, unnamed = list[float](), list[float](), list[str](), list[str]()
     for episode, said in opened.episodes.for_fit():
         promise = episode.decision.get("expected_gain")
         if episode.policy != version or not episode.arm.startswith("train:") or promise is None:
             continue
+        if _voted(episode):
+            continue
         receipt = Receipt.from_dict(episode.receipt)
-        pairs = [pair for pair in _pairs(receipt, None, judged(said)) if pair is not None]
+        pairs = list(_pairs(receipt, None, judged(said)))
         if pairs:
             promised.append(float(promise))
             realised.append(mean(arm - icl for icl, arm in pairs))
             families.append(receipt.task_name or receipt.fingerprint)
-    return promised, realised, families
+            unnamed += [] if receipt.task_name else [receipt.fingerprint]
+    joined = _families(opened, unnamed)
+    return promised, realised, [joined.get(family, family) for family in families]
 
 
 def judged(said: Sequence[OutcomeRow]) -> dict[int, Judged]:
@@ -101,22 +111,58 @@ def judged(said: Sequence[OutcomeRow]) -> dict[int, Judged]:
     return found
 
 
+def _families(opened: Store, unnamed: Sequence[str]) -> dict[str, str]:
+    """By fingerprint, what tasks without a name have for a family: where one's demonstrations are all among those of
+    another, as when a chat grows by corrections, the two are of one, named after the first.
+
+    Args:
+        unnamed: fingerprints, the first to be asked first.
+    """
+    tasks = {name: opened.episodes.task(name) for name in dict.fromkeys(unnamed)}
+    shown = {name: frozenset(task.demonstrations) for name, task in tasks.items()}
+    order = {name: number for number, name in enumerate(shown)}
+    having: dict[tuple[str, tuple[str, str]], list[str]] = {}
+    for name, demonstrations in shown.items():
+        for demonstration in demonstrations:
+            having.setdefault((tasks[name].instruction, demonstration), []).append(name)
+    joined = {name: name for name in shown}
+
+    def first(name: str) -> str:
+        while joined[name] != name:
+            name = joined[name]
+        return name
+
+    for name, demonstrations in shown.items():
+        some = min(demonstrations, default=None)
+        for other in having[tasks[name].instruction, some] if some is not None else ():
+            if demonstrations <= shown[other]:
+                early, late = sorted((first(name), first(other)), key=order.__getitem__)
+                joined[late] = early
+    return {name: first(name) for name in shown}
+
+
 def _from_others(episode: EpisodeRow) -> bool:
     """Whether the evidence is that of other tasks' adapters: what they do says other things than a short training."""
     steps = episode.receipt.get("steps", ())
     return any(s["name"] == "neighbours" and s["detail"].get("chosen", "nothing") != "nothing" for s in steps)
 
 
+def _voted(episode: EpisodeRow) -> bool:
+    """Whether views voted on a trained arm's answers; what is kept of in-context learning's is before any vote."""
+    steps = episode.receipt.get("steps", ())
+    return episode.arm.startswith("train:") and any(s["name"] == "vote" for s in steps)
+
+
 def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: int) -> TaskOutcome | None:
     receipt = Receipt.from_dict(episode.receipt)
     shadow = _shadow(opened, episode.episode_id)
-    pairs = [pair for pair in _pairs(receipt, shadow, known) if pair is not None]
+    pairs = list(_pairs(receipt, shadow, known))
     trained = shadow if shadow is not None else receipt if receipt.arm.startswith("train:") else None
     if not pairs or trained is None:
         return None
     arms = {
         "icl": _arm(mean(icl for icl, _ in pairs), len(pairs), receipt, ("icl",)),
-        trained.arm: _arm(mean(arm for _, arm in pairs), len(pairs), trained, ("train", "answer", "vote")),
+        trained.arm: _arm(mean(arm for _, arm in pairs), len(pairs), trained, ("train", "answer")),
     }
     signals = dict(receipt.signals)
     probe = receipt.step("probe")
@@ -148,20 +194,19 @@ def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: i
 
 def _pairs(
     receipt: Receipt, shadow: Receipt | None, known: dict[int, Judged]
-) -> Iterator[tuple[float, float] | None]:
-    """For each judged query, whether ICL and the trained arm were right; None where one of them can't be judged."""
+) -> Iterator[tuple[float, float]]:
+    """For each query whose right answer is known, whether ICL and the trained arm were right."""
     trained = shadow if shadow is not None else receipt
     for query, judgement in known.items():
         if not 0 <= query < min(len(receipt.icl_answers), len(trained.answers)):
             continue
-        texts = (receipt.icl_answers[query].text, trained.answers[query].text)
         given = receipt.answers[query].text
-        each = [judgement.value if text == given else _by_answer(text, judgement.answer) for text in texts]
-        yield None if each[0] is None or each[1] is None else (each[0], each[1])
-
-
-def _by_answer(text: str, answer: str | None) -> float | None:
-    return None if answer is None else float(exact(text, answer))
+        answer = given if judgement.answer is None and judgement.value == 1 else judgement.answer
+        if answer is None:
+            continue
+        texts = (receipt.icl_answers[query].text, trained.answers[query].text)
+        icl, arm = (judgement.value if text == given else float(exact(text, answer)) for text in texts)
+        yield icl, arm
 
 
 def _shadow(opened: Store, episode_id: str) -> Receipt | None:
@@ -174,10 +219,27 @@ def _shadow(opened: Store, episode_id: str) -> Receipt | None:
 
 
 def _arm(correct: float, n: int, receipt: Receipt, steps: Sequence[str]) -> dict[str, object]:
+    """The outcome of the arm that took these steps. Beside the sum stands what measuring signals took, and what of the
+    training is a probe's.
+
+    Args:
+        n: queries that could be judged; the seconds are of all that were asked.
+    """
     parts: dict[str, float] = {}
     for step in receipt.steps:
         if step.name in steps:
             parts[step.name] = parts.get(step.name, 0.0) + step.seconds
     if "train" in parts:
         parts["train"] = receipt.training_s
-    return {"correct": correct, "n_queries": n, "seconds": sum(parts.values()), "seconds_parts": parts}
+    beside: dict[str, float] = {}
+    measuring, by_probe_s = receipt.step("signals"), receipt.by_probe_s
+    if "icl" in parts and measuring is not None:
+        beside |= signals_seconds(asdict(measuring))
+    if "train" in parts and by_probe_s is not None:
+        beside[BY_PROBE] = by_probe_s
+    return {
+        "correct": correct,
+        "n_queries": n,
+        "seconds": sum(parts.values()),
+        "seconds_parts": parts | beside,
+    }

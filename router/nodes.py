@@ -157,14 +157,15 @@ def after_icl(state: State) -> str:
 
 
 async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-    """Measure what costs forward passes, unless nothing it could say would change the decision."""
+    """Measure what costs forward passes, unless the policy stays without it."""
     context, task, queries = in_time(state, runtime.context), state["task"], state["request"].queries
     recipe = fitting(state["request"].recipes, state["task"])
     result = state["icl"]
     assert result is not None
     first = context.policy.decide(measured.situation(state, context.costs, recipe, context.remaining_s))
     if first.step == "answer" and first.arm == "icl" and first.expected_gain is not None:
-        # A policy that estimates gains is optimistic about what is unmeasured; others only lack a figure.
+        # The rule is optimistic about what is unmeasured; a learned policy knows what it is worth on average. Those that
+        # estimate no gain only lack a figure.
         return {"steps": [Step("signals", 0.0, {"skipped": first.reason})]}
     started = time.perf_counter()
     wanted = MEASURED if context.settings.signals == "all" else context.policy.reads

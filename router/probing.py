@@ -82,13 +82,16 @@ async def seek(state: State, context: Context, emit: Callable[[TrainStep], None]
     return Found(evidence, chosen, detail)
 
 
-async def search_first(state: State, context: Context, emit: Callable[[TrainStep], None]) -> dict[str, Any]:
-    """What a search before a training that no probe came before adds to the state; a note where there can be none.
+async def seek_first(state: State, context: Context, emit: Callable[[TrainStep], None]) -> dict[str, Any]:
+    """What a search, or the probe that a training begins by, adds to the state where none came before it; a note where
+    a search was asked for and there can be none.
 
     Raises:
         TrainingFailed: as `search`.
     """
     n, started = len(state["task"].demonstrations), time.perf_counter()
+    searched = bool(fitting(state["request"].recipes, state["task"]).search)
+    name = "search" if searched else "probe"
     if n < MIN_DEMONSTRATIONS:
         why = (
             f"{n} demonstration(s) are too few to judge recipes on, at least {MIN_DEMONSTRATIONS} are needed"
@@ -100,8 +103,9 @@ async def search_first(state: State, context: Context, emit: Callable[[TrainStep
     try:
         found = await seek(state, context, emit)
     except ContextOverflow as error:
-        step = Step("search", time.perf_counter() - started, {"failed": str(error)})
-        return {"steps": [step], "notes": [f"No recipe was searched for: {error}"]}
-    step = Step("search", time.perf_counter() - started, found.detail)
+        step = Step(name, time.perf_counter() - started, {"failed": str(error)})
+        notes = [f"No recipe was searched for: {error}"] if searched else []
+        return {"steps": [step], "notes": notes, "evidence": None}
+    step = Step(name, time.perf_counter() - started, found.detail)
     complete = measured.with_probe(state["signals"], found.evidence)
     return {"evidence": found.evidence, "chosen": found.chosen, "signals": complete, "steps": [step]}

@@ -12,6 +12,8 @@ from typing import Any
 RECEIPT_VERSION = 1
 SHADOW = "-shadow"
 """Ends the id of the episode that was trained behind another, to learn from."""
+SIGNAL_PARTS = {"leave_one_out_s": "leave-one-out", "consistency_s": "consistency"}
+"""What the step `signals` consists of: its details, and their names among the seconds of outcome rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +122,29 @@ class Receipt:
     def training_s(self) -> float:
         """Seconds of a whole training: of its step, of a search before it or of trying other tasks' adapters, and of
         what a probe has done for it; 0 where there was none."""
-        train, search, probe, tried = (self.step(name) for name in ("train", "search", "probe", "neighbours"))
+        train, search, tried = (self.step(name) for name in ("train", "search", "neighbours"))
         if train is None:
             return 0.0
         seconds = train.seconds + sum(step.seconds for step in (search, tried) if step is not None)
-        if probe is not None and train.detail.get("of_these_by_probe"):
-            seconds += probe.seconds if "tried" in probe.detail else float(probe.detail["training_s"])
-        return seconds
+        return seconds + self._probe_trained_s
+
+    @property
+    def by_probe_s(self) -> float | None:
+        """Of these, what a probe has done or, where none came before, would have done; None where that is not known."""
+        train, search = self.step("train"), self.step("search")
+        if train is None:
+            return None
+        if not train.detail.get("of_these_by_probe"):
+            return train.detail.get("on_halves_s")
+        return search.seconds if search is not None else self._probe_trained_s
+
+    @property
+    def _probe_trained_s(self) -> float:
+        """Seconds of the probe that its training has gone on from."""
+        train, probe = self.step("train"), self.step("probe")
+        if train is None or probe is None or not train.detail.get("of_these_by_probe"):
+            return 0.0
+        return probe.seconds if "tried" in probe.detail else float(probe.detail["training_s"])
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"seconds": self.seconds}
@@ -147,3 +165,9 @@ class Receipt:
         values["decisions"] = tuple(values["decisions"])
         values["notes"] = tuple(values["notes"])
         return cls(**values)
+
+
+def signals_seconds(step: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of the step `signals`, as plain values: in all, and of its parts."""
+    parts = {part: step["detail"][key] for key, part in SIGNAL_PARTS.items() if key in step["detail"]}
+    return {"signals": step["seconds"], **parts}

@@ -79,16 +79,17 @@ def expected_costs(
     """Seconds of what may still be paid, on this machine; of a training, what is left of it after a probe, or with
     `probed` false all of it."""
     batches = max(math.ceil(n_queries / BATCH), math.ceil(size.query_tokens / BATCH_TOKENS))
-    return costs.costs(
-        Sizes(
-            n_demonstrations=size.n_demonstrations,
-            prefix_tokens=size.prefix_tokens,
-            query_tokens=size.query_tokens,
-            decode_steps=batches * size.longest_answer,
-            probe_train_tokens=size.probe_tokens(recipe),
-            train_tokens=size.rest_tokens(recipe) if probed else size.train_tokens(recipe),
-        )
+    whole = size.train_tokens(recipe)
+    left = size.rest_tokens(recipe) if probed else whole
+    sizes = Sizes(
+        n_demonstrations=size.n_demonstrations,
+        prefix_tokens=size.prefix_tokens,
+        query_tokens=size.query_tokens,
+        decode_steps=batches * size.longest_answer,
+        probe_train_tokens=size.probe_tokens(recipe),
+        train_tokens=left,
     )
+    return replace(costs.costs(sizes), by_probe_s=costs.predict("train", max(0, whole - left)))
 
 
 def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float = math.inf) -> Situation:
@@ -97,10 +98,11 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     request, size = state["request"], state["size"]
     n = size.n_demonstrations
     probed = request.arm == "auto" and state.get("start") is None
+    judged_first = request.arm == "auto" and n >= MIN_DEMONSTRATIONS and state.get("evidence") is None
     trained = state.get("chosen") or recipe
     expected = expected_costs(costs, size, len(request.queries), trained, probed=probed)
-    trains = n > 0 and request.when == "wait" and expected.train_s + expected.answer_s < remaining_s
-    probes = trains and expected.probe_s + expected.train_s + expected.answer_s < remaining_s
+    training_s = (expected.probe_s if judged_first else 0.0) + expected.train_s
+    trains = n > 0 and request.when == "wait" and training_s + expected.answer_s < remaining_s
     feasible = ["icl" if n else "zero-shot"]
     candidate, start = state.get("candidate"), state.get("start")
     if candidate is not None:
@@ -111,7 +113,7 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
         signals=state["signals"],
         costs=expected,
         feasible=tuple(feasible),
-        probe_feasible=probes and n >= MIN_DEMONSTRATIONS and state.get("evidence") is None,
+        probe_feasible=trains and judged_first,
         worth_s=request.worth_s,
         reuse_checked=candidate is not None
         and start is not None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from router import events
 from router.context import Context
 from router.neighbours import learned_from, may_start, remember
-from router.probing import search_first
+from router.probing import seek_first
 from router.receipt import Step
 from router.reuse import LEASE_S, adapter_key, from_start, lease_or_adapter, reference
 from router.state import State
@@ -68,9 +68,14 @@ class _Made:
     report: TrainReport
     tokens: int
     """Run here, those on halves among them."""
-    seconds: float
+    on_halves_s: float
+    """Of the steps on halves that were taken here."""
     by_probe: int
     """Steps that a probe had taken."""
+
+    @property
+    def seconds(self) -> float:
+        return self.on_halves_s + self.report.seconds
 
 
 class _Work:
@@ -125,13 +130,18 @@ class _Work:
         return {**self._found, "trained": reference(row, context), "steps": [step], "notes": notes}
 
     async def _recipe(self) -> Recipe:
-        """The one that was chosen, searched for now if none was and the one that was asked for says so."""
-        chosen = self._found.get("chosen") or self.state.get("chosen")
-        recipe: Recipe = chosen or fitting(self.state["request"].recipes, self.state["task"])
+        """The one that was chosen, searched for now if none was and the one that was asked for says so. Where the guard
+        will ask for evidence, the first steps leave it: they are a probe's."""
+        state, task = self.state, self.state["task"]
+        chosen = self._found.get("chosen") or state.get("chosen")
+        recipe: Recipe = chosen or fitting(state["request"].recipes, task)
         self._beat = time.monotonic()
-        if not recipe.search:
+        known = state.get("evidence") is not None or "evidence" in self._found
+        guarded = state["request"].arm == "auto" and begins_on_halves(task, recipe)
+        if not recipe.search and (known or not guarded):
             return recipe
-        self._found = await search_first(self.state, self.context, self._emit)
+        emit = self._emit if recipe.search else partial(self._emit, phase="halves")
+        self._found = await seek_first(state, self.context, emit)
         self.searched += self._found.pop("steps")
         return self._found.get("chosen") or recipe
 
@@ -139,10 +149,10 @@ class _Work:
         """On from the probe's steps, or from steps on halves."""
         context, task, seed = self.context, self.state["task"], self.state["request"].seed
         start = context.beginnings.get(self.state["request"].episode_id)
-        by_probe, tokens, seconds = len(start.losses) if start is not None else 0, 0, 0.0
+        by_probe, tokens, on_halves_s = len(start.losses) if start is not None else 0, 0, 0.0
         if start is None and begins_on_halves(task, recipe):
             emit = partial(self._emit, phase="halves")
-            start, tokens, seconds = await begin(
+            start, tokens, on_halves_s = await begin(
                 context.engine, task, recipe, seed, emit, context.should_stop
             )
         asked = TrainRequest(task, recipe, seed, folder, name, start)
@@ -150,7 +160,7 @@ class _Work:
             report = await train_adapter(context.engine, asked, self._emit, context.should_stop)
         else:
             report = await context.worker.train(asked, self._emit, context.should_stop, self._hold)
-        return _Made(report, tokens + report.tokens, seconds + report.seconds, by_probe)
+        return _Made(report, tokens + report.tokens, on_halves_s, by_probe)
 
     def _emit(self, step: TrainStep, phase: Literal["halves", "train"] = "train") -> None:
         self._hold()
@@ -169,6 +179,7 @@ def _detail(recipe: Recipe, made: _Made) -> dict[str, Any]:
         "recipe": recipe.id,
         "steps": len(made.report.losses),
         "of_these_by_probe": made.by_probe,
+        "on_halves_s": made.on_halves_s,
         "tokens": made.tokens,
         "first_loss": made.report.losses[0],
         "last_loss": made.report.losses[-1],

@@ -111,33 +111,38 @@ def in_force(opened: Store, settings: Settings, *, may_revert: bool = False) -> 
             policy = read(active)
         except PolicyError as error:
             raise PolicyError(f"{error} To go on, {REMEDY}.") from error
-        promise = realised(opened, active.version) if may_revert and settings.auto_revert else None
+        decided = as_set(policy, settings).version
+        promise = realised(opened, decided) if may_revert and settings.auto_revert else None
         if promise is not None and promise.below:
             before = revert(opened)
             policy = Rule() if before is None else read(find(opened, before))
             notes.append(f"{promise.sentence} So {active.version} was replaced by {policy.version}.")
     elif settings.policy == "active" and (rows := prior_rows()):
         policy, _ = fit(rows)
-    if settings.confidence:
-        policy = with_confidence(policy, settings.confidence)
-    return policy, notes
+    return as_set(policy, settings), notes
+
+
+def as_set(policy: Saved, settings: Settings) -> Saved:
+    """The policy with the setting `confidence` on it. Episodes have its version, which may be another than the stored
+    one's."""
+    return with_confidence(policy, settings.confidence) if settings.confidence else policy
 
 
 def deciding(policy: Saved, settings: Settings, *base_model: str) -> Policy:
     """The policy as it decides over this base model (its name and revision), exploring where that is set."""
     decides: Policy = policy.for_model(*base_model) if isinstance(policy, Learned) else policy
-    return Exploring(decides, settings.explore_s, settings.seed) if settings.explore_s else decides
+    return Exploring(decides, settings.explore_s) if settings.explore_s else decides
 
 
 def promote(
     opened: Store,
     name: str,
     rows: Sequence[TaskOutcome],
-    worth_s: float,
+    settings: Settings,
     *,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[str, Gate]:
-    """Put a version in force if it beats the one in force on paired evidence.
+    """Put a version in force if it beats the one in force on paired evidence, both as the settings have them decide.
 
     Returns:
         The version's whole name, and the verdict with its reason.
@@ -149,11 +154,13 @@ def promote(
     row, active = find(opened, name), opened.policy_versions.active()
     if row.active:
         raise PolicyError(f"{row.version} is in force already.")
-    incumbent: Policy = Rule() if active is None else read(active)
-    verdict = gate(read(row), incumbent, rows, worth_s, progress=progress)
+    candidate = as_set(read(row), settings)
+    assert isinstance(candidate, Learned)
+    incumbent = as_set(Rule() if active is None else read(active), settings)
+    verdict = gate(candidate, incumbent, rows, settings.worth, progress=progress)
     if verdict.promote:
         replaced = None if active is None else active.version
-        evidence = asdict(verdict) | {"replaced": replaced, "worth_s": worth_s, "at": time.time()}
+        evidence = asdict(verdict) | {"replaced": replaced, "worth_s": settings.worth, "at": time.time()}
         opened.policy_versions.note(row.version, "promotion", evidence)
         opened.policy_versions.activate(row.version)
     return row.version, verdict

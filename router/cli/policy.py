@@ -114,7 +114,9 @@ def fit(
     confidence: Confidence = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="M", help="Base model whose rows count more than others'."),
+        typer.Option(
+            "--model", metavar="M", help="Base model (the revision in its rows) whose rows count more."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="F", help="Also write the policy to a file.")
@@ -186,7 +188,7 @@ def show(version: Version, data_dir: DataDir = None, as_json: Json = False) -> N
     """
     from policies.learned import Learned
     from policies.persist import to_json
-    from router.versions import find, realised
+    from router.versions import as_set, find, realised
 
     with _store(data_dir) as opened:
         policy = _policy(opened, version)
@@ -218,7 +220,7 @@ def show(version: Version, data_dir: DataDir = None, as_json: Json = False) -> N
                     ("promoted", f"{moment(promotion['at'])}, over {promotion['replaced'] or BUILT_IN}")
                 )
                 lines.append(("because", promotion["reason"]))
-            promise = realised(opened, row.version)
+            promise = realised(opened, as_set(policy, settings_of(data_dir=data_dir)).version)
             lines.append(
                 ("promise", promise.sentence if promise else "too few trained tasks were judged to say.")
             )
@@ -247,7 +249,7 @@ def promote(
     check_worth(prefer, worth)
     settings = settings_of(prefer=prefer, worth_s=worth, data_dir=data_dir)
     with rows_and_store(rows, data_dir) as (found, opened, reporter):
-        name, verdict = put(opened, version, found, settings.worth, progress=folds(reporter))
+        name, verdict = put(opened, version, found, settings, progress=folds(reporter))
     if not verdict.promote:
         print(f"error: {verdict.reason}", file=sys.stderr)
         return 8

@@ -36,7 +36,12 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
             )
         lines += columns(table)
         best, won = found["best_fixed"], found["won_of_oracle"]
-        if won is None:
+        if found["oracle_over_best_fixed"] is None:
+            lines.append(
+                "There is no oracle: of some tasks one query was judged, so it can't choose on one half and be scored "
+                "on the other."
+            )
+        elif won is None:
             room = _interval(found["oracle_over_best_fixed"], 1, "+.2f")
             lines.append(
                 f"The oracle's utility over that of {best} is {room}: too unsure to say what share learned wins."

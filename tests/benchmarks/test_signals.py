@@ -97,3 +97,9 @@ def test_too_few_families_are_refused(tmp_path: Path) -> None:
     assert done.returncode == 8 and "9 families" in done.stderr and "at least 10" in done.stderr
     done, _ = run(simulated_rows(12), tmp_path, "--arm", "train:other")
     assert done.returncode == 8 and "0 families have outcomes of icl and train:other" in done.stderr
+
+
+def test_rows_that_are_all_alike_are_refused(tmp_path: Path) -> None:
+    rows = simulated_rows(12)
+    done, _ = run([replace(row, signals=rows[0].signals) for row in rows], tmp_path)
+    assert done.returncode == 8 and "No signal differs" in done.stderr

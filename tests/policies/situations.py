@@ -1,10 +1,12 @@
-"""Situations that the tests of several policies start from: one a task that ICL can't do, one that it can."""
+"""Situations that the tests of several policies start from, and a policy that looks at what it is told to."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from policies.types import Costs, Signals, Situation
+from policies.checks import answer
+from policies.types import MEASURED, Costs, Decision, Signals, Situation
 
 TRAIN = "train:paper"
 REUSE = "reuse:like-task"
@@ -46,3 +48,21 @@ def situation(of: Signals, **changes: Any) -> Situation:
         "worth_s": 30.0,
     }
     return Situation(of, **(values | changes))
+
+
+@dataclass(frozen=True)
+class Looking:
+    """Has one signal measured, by a probe where it is one of a probe's, and then takes `arm` whatever it says."""
+
+    signal: str
+    arm: str
+    version: str = "looking-1"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return MEASURED & {self.signal}
+
+    def decide(self, here: Situation) -> Decision:
+        if self.signal.startswith("probe_") and here.probe_feasible and not here.signals.probed:
+            return Decision("probe", None, 1.0, None, None, here.costs.probe_s, "To look.", self.version)
+        return answer(here, self.arm, "It has looked.", self.version)

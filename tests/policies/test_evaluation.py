@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.baselines import AlwaysArm
 from policies.calibration import area, ranking, recovered
 from policies.errors import PolicyError
 from policies.evaluation import (
+    all_ways,
     at_random,
     common_arms,
     cross_fitted,
@@ -21,10 +23,12 @@ from policies.evaluation import (
     fixed,
     learning_curve,
     oracle,
+    strong_arm,
     threshold,
 )
 from policies.families import FamilyBootstrap
 from policies.outcomes import TaskOutcome
+from router.cli.policy_report import report_lines
 from tests.policies.simulated import TRAIN, simulate
 
 SIMULATED = simulate(60, 2, seed=7)
@@ -148,6 +152,27 @@ def test_the_threshold_of_a_family_does_not_know_its_outcomes() -> None:
     here = [i for i, row in enumerate(ROWS) if row.family == "family-3"]
     before, after = threshold(ROWS, TRAIN, 30.0), threshold(changed, TRAIN, 30.0)
     assert (before.trained[here] == after.trained[here]).all()
+
+
+def test_policies_choose_between_icl_and_one_arm_of_training_as_in_a_router() -> None:
+    other = "train:other"
+    rows = [replace(row, arms={**row.arms, other: replace(row.arms[TRAIN], correct=0.0)}) for row in ROWS]
+    arms = common_arms(rows)
+    assert strong_arm(rows, arms) == TRAIN
+    for never in ("zero-shot", other):
+        way = all_ways(rows, [AlwaysArm(never)] * len(rows), arms, TRAIN, 30.0)["learned"]
+        assert (way.correct == fixed(rows, "icl").correct).all() and not way.trained.any()
+    taken = all_ways(rows, [AlwaysArm(TRAIN)] * len(rows), arms, TRAIN, 30.0)["learned"]
+    assert taken.trained.all()
+
+
+def test_there_is_no_oracle_where_of_a_task_one_query_was_judged() -> None:
+    arms = {name: replace(arm, n_queries=1, correct=1.0) for name, arm in ROWS[0].arms.items()}
+    found = evaluate([replace(ROWS[0], arms=arms), *ROWS[1:]], worths={"balanced": 30.0})
+    shown = found["worths"]["balanced"]
+    assert "oracle" not in shown["ways"] and "oracle" not in shown["advantage"]
+    assert shown["won_of_oracle"] is None and shown["oracle_over_best_fixed"] is None
+    assert any(line.startswith("There is no oracle") for line in report_lines(found))
 
 
 def test_random_never_spends_more_than_always() -> None:

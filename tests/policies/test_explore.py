@@ -51,6 +51,35 @@ def test_the_expected_seconds_stay_within_the_budget(budget_s: float, i: int) ->
         assert decision.shadow is None
 
 
+def test_every_start_draws_anew() -> None:
+    near = max(PROBED, key=lambda h: Exploring(POLICY, 10.0).decide(h).shadow_propensity)
+    first = [Exploring(POLICY, budget_s=1e6).decide(near) for _ in range(200)]
+    assert first[0].shadow_propensity == MAX_PROPENSITY
+    assert mean(d.shadow == TRAIN for d in first) == pytest.approx(0.5, abs=0.15)
+
+
+def test_the_shadow_hangs_on_what_training_might_gain_though_a_reuse_was_the_best_option() -> None:
+    plain = Exploring(POLICY, 1e6)
+    near = max(PROBED, key=lambda h: plain.decide(h).shadow_propensity)
+    reuse = replace(near, feasible=(*near.feasible, "reuse:abc"), costs=replace(near.costs, answer_s=1e4))
+    alone = replace(reuse, feasible=near.feasible)
+    chosen, without = plain.policy.decide(reuse), plain.policy.decide(alone)
+    assert chosen.arm == without.arm == "icl" and chosen.reason != without.reason, "reuse was the best option"
+    assert chosen.details["gain_high"] == without.details["gain_high"]
+
+
+def test_a_shadow_is_priced_as_a_whole_training_though_a_probe_came_before() -> None:
+    near = max(PROBED, key=lambda h: Exploring(POLICY, 10.0).decide(h).shadow_propensity)
+    costs = replace(near.costs, train_s=near.costs.train_s / 2, by_probe_s=near.costs.train_s / 2)
+    here = replace(near, costs=costs)
+    decision = Exploring(POLICY, 10.0).decide(here)
+    if decision.arm == "icl":
+        whole = near.costs.train_s + near.costs.answer_s
+        assert decision.shadow_propensity == pytest.approx(min(MAX_PROPENSITY, 10.0 / whole))
+    else:
+        pytest.fail("half of the training changes the decision: choose another row")
+
+
 def test_a_task_that_training_can_not_help_is_never_shadowed() -> None:
     here = replace(PROBED[0], worth_s=1e-3)
     assert Exploring(POLICY, 1e6).decide(here).shadow_propensity == 0.0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from policies import evaluation
 from policies.baselines import AlwaysArm
 from policies.errors import PolicyError
 from policies.gate import MIN_EVIDENCE, gate, kept
@@ -63,6 +65,12 @@ def test_a_fixed_arm_that_is_better_bars_the_way() -> None:
     assert not found.promote and "always zero-shot brings" in found.reason
 
 
+def test_no_policy_wins_by_an_arm_that_a_router_does_not_offer() -> None:
+    rows = fresh(30)
+    found = [gate(CANDIDATE, AlwaysArm(arm), rows, 30.0).advantage for arm in ("icl", "zero-shot")]
+    assert found[0] == found[1], "zero-shot falls back to icl"
+
+
 def test_on_the_rows_of_its_own_fit_each_family_is_decided_without_it() -> None:
     rows = simulate(40, seed=1).rows
     rng = np.random.default_rng(5)
@@ -77,6 +85,20 @@ def test_on_the_rows_of_its_own_fit_each_family_is_decided_without_it() -> None:
     assert found.n_families == 40 and not found.promote
     with pytest.raises(PolicyError, match="fitted on all 39 families"):
         gate(candidate, Rule(), lucky[:-1], 30.0)
+
+
+def test_a_refit_weighs_base_models_as_the_fit_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = simulate(20, seed=1).rows
+    candidate, _ = fit(rows, base_model="simulated-1")
+    asked: list[Any] = []
+
+    def spied(*given: Any, **options: Any) -> Any:
+        asked.append(options["base_model"])
+        return fit(*given, **options)
+
+    monkeypatch.setattr(evaluation, "fit", spied)
+    gate(candidate, Rule(), rows, 30.0)
+    assert asked == ["simulated-1"] * 20
 
 
 def test_seen_families_among_others_are_left_out() -> None:

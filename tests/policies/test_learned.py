@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.errors import PolicyError
-from policies.estimator import MIN_FAMILIES
+from policies.estimator import MIN_FAMILIES, StageModel
+from policies.features import Stage
 from policies.learned import Learned, fit
 from policies.outcomes import TaskOutcome
 from policies.replay import replay, situation_of
@@ -212,3 +213,45 @@ def test_ten_seeds_of_a_family_do_not_count_as_ten_families() -> None:
     assert isinstance(policy, Learned)
     gains = [mean(p.estimate(TRAIN, h)[0].expected for h in PROBED) for p in (policy, POLICY)]
     assert gains[0] == pytest.approx(gains[1], abs=0.02)
+
+
+def test_one_judged_query_a_row_does_not_make_a_gain_look_sure() -> None:
+    rows = simulate(80, n_queries=1, seed=5).rows
+    policy, _ = fit(rows)
+    here = [situation_of(row, 30.0, probed=True) for row in rows]
+    seen = [row.arms[TRAIN].correct - row.arms["icl"].correct for row in rows]
+    true = mean(policy.estimate(TRAIN, h)[0].sd for h in here)
+    assert true > 0.2, f"the spread is {true:.2f} where seen gains are {min(seen):g} to {max(seen):g}"
+
+
+def test_bounds_count_the_families_that_their_stage_was_fitted_on() -> None:
+    def unprobed(row: TaskOutcome) -> TaskOutcome:
+        kept = {k: None if k.startswith("probe_") else v for k, v in row.signals.items()}
+        return replace(row, signals=kept, probe=None)
+
+    rows = [row if i < 20 else unprobed(row) for i, row in enumerate(SEEN.rows)]
+    policy, _ = fit(rows)
+    before, after = situation_of(rows[0], 30.0), situation_of(rows[0], 30.0, probed=True)
+    assert policy.estimate(TRAIN, before)[0].df == 99
+    assert policy.estimate(TRAIN, after)[0].df == 9, "ten families were probed"
+
+
+def test_a_base_model_that_no_row_is_of_is_told() -> None:
+    policy, (note,) = fit(SEEN.rows, base_model="smollm2-135m")
+    assert "No row is of the base model 'smollm2-135m'" in note and "simulated-1" in note
+    assert (
+        policy.provenance.base_model == "smollm2-135m" and fit(SEEN.rows, base_model="simulated-1")[1] == []
+    )
+
+
+def test_looking_first_and_training_at_once_cost_the_same() -> None:
+    here = situation(signals(), feasible=("icl", TRAIN), worth_s=1e5)
+    looked = POLICY.decide(here)
+    assert looked.step == "probe" and looked.details["cost_s"] == 12.0 + 50.0 + 10.0
+    blind = replace(POLICY, arms={TRAIN: replace(POLICY.arms[TRAIN], stages=_without_probe(POLICY))})
+    at_once = blind.decide(here)
+    assert at_once.arm == TRAIN and at_once.expected_cost_s == 72.0
+
+
+def _without_probe(policy: Learned) -> dict[Stage, StageModel]:
+    return {name: model for name, model in policy.arms[TRAIN].stages.items() if name != "probe"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import mean
 
 import numpy as np
@@ -105,3 +106,12 @@ def test_unequal_lengths_bad_probabilities_and_one_family_are_refused() -> None:
         off_policy(logs, [{"icl": 0.4}] * 40)
     with pytest.raises(PolicyError, match="at least 2"):
         off_policy(logs, [{"icl": 1.0}] * 40)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_is_refused_by_name(value: float) -> None:
+    logs = [Logged(f"f{i}", "icl", 0.5, 1.0) for i in range(40)]
+    with pytest.raises(PolicyError, match="target's probability of icl is"):
+        off_policy(logs, [{"icl": value}] * 40)
+    with pytest.raises(PolicyError, match="model's reward of icl is"):
+        off_policy(logs, [{"icl": 1.0}] * 40, [{"icl": value}] * 40)

@@ -117,7 +117,9 @@ def test_a_learned_policy_comes_back_equal_and_decides_the_same(tmp_path: Path) 
         (lambda p: p["arms"][TRAIN]["stages"]["cheap"].update(variance=-1.0), "negative variance"),
         (lambda p: p["arms"][TRAIN]["stages"]["cheap"].update(code="x"), "can't be read"),
         (lambda p: p["arms"][TRAIN].update(n_families="many"), "n_families"),
+        (lambda p: p["arms"][TRAIN]["stages"]["cheap"].update(n_families=1), "n_families is 1"),
         (lambda p: p["provenance"].update(families="all"), "in lists"),
+        (lambda p: p["provenance"].update(base_model=3), "base_model, or none"),
     ],
 )
 def test_an_impossible_learned_policy_is_refused_even_with_a_right_hash(change: Any, says: str) -> None:

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from policies.baselines import AlwaysArm, FixedThreshold
+from policies.baselines import AlwaysArm
+from policies.checks import further_seconds
 from policies.errors import PolicyError
 from policies.gain import GainModel
 from policies.replay import replay, situation_of
 from policies.rule import Rule
 from tests.policies.simulated import TRAIN, simulate
+from tests.policies.situations import Looking
 
 ROW = simulate(1, seed=3).rows[0]
 ICL, TRAINED = ROW.arms["icl"], ROW.arms[TRAIN]
@@ -33,11 +35,36 @@ def test_a_cascade_that_trains_has_paid_for_icl_probe_and_training() -> None:
     assert done.seconds == pytest.approx(ICL.seconds + ROW.probe.seconds + TRAINED.seconds)
 
 
+def test_what_the_probe_has_trained_is_paid_for_once() -> None:
+    assert ROW.probe is not None
+    parts = {"train": 40.0, "answer": 6.0, "by_probe": 9.0}
+    trained = replace(TRAINED, seconds=46.0, seconds_parts=parts)
+    better = {**ROW.signals, "probe_logprob_after": -0.1, "probe_accuracy_after": 1.0}
+    row = replace(ROW, signals=better, arms={**ROW.arms, TRAIN: trained})
+    paid = ICL.seconds + ROW.probe.seconds + 37.0
+    done = replay(EAGER, row, 1e5)
+    assert done.probed and done.seconds == pytest.approx(paid)
+    at_once = replay(AlwaysArm(TRAIN), row, 30.0)
+    assert not at_once.probed and at_once.seconds == pytest.approx(paid), "the guard asks for the probe"
+    before, after = situation_of(row, 30.0), situation_of(row, 30.0, probed=True)
+    assert before.costs == after.costs and (before.costs.train_s, before.costs.by_probe_s) == (31.0, 9.0)
+    assert further_seconds(before, TRAIN) == pytest.approx(ROW.probe.seconds + 37.0)
+    assert further_seconds(after, TRAIN) == pytest.approx(37.0)
+
+
+def test_without_a_probe_to_go_on_from_a_training_is_whole() -> None:
+    parts = {"train": 40.0, "answer": 6.0, "by_probe": 9.0}
+    trained = replace(TRAINED, seconds=46.0, seconds_parts=parts)
+    row = replace(ROW, probe=None, arms={**ROW.arms, TRAIN: trained})
+    assert situation_of(row, 30.0).costs.train_s == 40.0
+    assert replay(AlwaysArm(TRAIN), row, 30.0).seconds == pytest.approx(ICL.seconds + 46.0)
+
+
 def test_signals_are_paid_for_only_where_they_are_read_and_can_change_the_decision() -> None:
     with_signals = replace(
         ROW, arms={**ROW.arms, "icl": replace(ICL, seconds_parts={"icl": ICL.seconds, "signals": 2.5})}
     )
-    reads_loo = FixedThreshold("loo_accuracy", -1.0, "below", TRAIN)
+    reads_loo = Looking("loo_accuracy", "icl")
     assert replay(reads_loo, with_signals, 30.0).seconds == pytest.approx(ICL.seconds + 2.5)
     parts = {"signals": 2.5, "leave-one-out": 1.0, "consistency": 1.5}
     in_parts = replace(ROW, arms={**ROW.arms, "icl": replace(ICL, seconds_parts=parts)})

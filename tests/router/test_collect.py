@@ -69,7 +69,9 @@ def test_a_row_has_all_signals_and_what_every_arm_came_to(
         assert arm.n_queries == 3 and arm.correct in (0, 1 / 3, 2 / 3, 1) and arm.seconds > 0
     trained, icl = row.arms["train:quick"], row.arms["icl"]
     assert trained.seconds_parts["train"] > 0 and trained.seconds_parts["answer"] > 0
-    assert trained.seconds == pytest.approx(sum(trained.seconds_parts.values()))
+    by_probe_s = trained.seconds_parts["by_probe"]
+    assert 0 < by_probe_s < trained.seconds_parts["train"], "named beside, as it is part of the training"
+    assert trained.seconds == pytest.approx(sum(trained.seconds_parts.values()) - by_probe_s)
     assert icl.seconds == icl.seconds_parts["icl"], "what signals took is named beside, not in the sum"
     parts = icl.seconds_parts
     assert parts["signals"] == pytest.approx(parts["leave-one-out"] + parts["consistency"], abs=1e-3)
@@ -225,6 +227,8 @@ def test_too_few_demonstrations_for_a_probe_leave_it_out(
     [
         ({"arms": ("icl", "auto")}, "auto is no arm to collect"),
         ({"arms": ("icl", "guess")}, "Unknown arm 'guess'"),
+        ({"arms": ("icl", "icl@5")}, "icl, icl@5 would write one outcome over another"),
+        ({"arms": ("ttt", "ttt:standard")}, "ttt:standard would write one outcome over another"),
         ({"seeds": 0}, "0 seeds"),
         ({"metric": "best"}, "no metric 'best'"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from policies.baselines import AlwaysArm, FixedThreshold
+from policies.baselines import AlwaysArm
 from router.demo import run_demo, show_demo
 from router.demo_report import DemoReport, total_lines
 from router.errors import RouterError
@@ -20,11 +20,12 @@ from router.plots import Point, cost_accuracy_png
 from router.receipt import Receipt
 from router.settings import Settings
 from router.statistics import paired_difference
+from tests.policies.situations import Looking
 from ttt.errors import Cancelled
 from ttt.recipes import CELLS
 
 TRAIN, STAY = AlwaysArm("train:standard"), AlwaysArm("icl")
-PROBE_THEN_TRAIN = FixedThreshold("probe_accuracy_before", -1.0, "above", "train:standard")
+PROBE_THEN_TRAIN = Looking("probe_accuracy_before", "train:standard")
 LAST_STEP = f"Training: step {CELLS.steps} of {CELLS.steps}"
 SIZE: dict[str, Any] = {"families": ("shift", "lottery"), "n_demonstrations": 6, "n_queries": 3}
 

@@ -9,19 +9,22 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from itertools import cycle
 from typing import Any
 
 import pytest
 
-from policies.baselines import AlwaysArm, FixedThreshold, RandomAtBudget
+from policies.baselines import AlwaysArm
+from policies.checks import answer
 from policies.gain import GainModel
 from policies.rule import Rule
-from policies.types import Policy
+from policies.types import Decision, Policy, Situation
 from router.context import Context
 from router.events import CacheHit, Decided, Done, FellBack, GuardDone, ICLDone, SignalsReady, TrainingStep
 from router.graph import build_graph
 from router.receipt import Receipt
 from router.state import Request
+from tests.policies.situations import Looking
 from tests.router.conftest import (
     POOR,
     QUERIES,
@@ -147,12 +150,18 @@ def test_a_veto_falls_back_visibly_to_the_answers_of_icl(open_router: OpenRouter
     assert got.decisions[-1]["arm"] == "train:quick", "what was decided stays on record"
 
 
-def test_without_a_probe_the_guard_gathers_its_own_evidence(open_router: OpenRouter) -> None:
+def test_without_a_probe_the_first_steps_of_training_leave_the_guards_evidence(
+    open_router: OpenRouter,
+) -> None:
     events = run(open_router, policy=AlwaysArm("train:quick"))
     trained = ["SignalsReady", "Decided train:quick", "Halves", "Train", "GuardDone", "Done"]
     assert kinds(events)[-6:] == trained
-    guard = receipt(events).step("guard")
+    got = receipt(events)
+    assert step_names(got) == ["look-up", "icl", "signals", "probe", "train", "guard", "answer"]
+    guard, train = got.step("guard"), got.step("train")
     assert guard is not None and guard.detail["accepted"] and "6 held-out" in guard.detail["reason"]
+    assert train is not None and train.detail["of_these_by_probe"] == 8 and train.detail["on_halves_s"] == 0
+    assert guard.seconds < train.seconds, "nothing is trained for it once more"
 
 
 def test_an_exact_hit_answers_at_once(open_router: OpenRouter) -> None:
@@ -164,14 +173,28 @@ def test_an_exact_hit_answers_at_once(open_router: OpenRouter) -> None:
 
 
 @pytest.mark.parametrize("signal", ["loo_accuracy", "agreement", "probe_logprob_after"])
-def test_a_threshold_on_any_measured_signal_can_train(open_router: OpenRouter, signal: str) -> None:
-    events = run(open_router, policy=FixedThreshold(signal, 2.0, "below", "train:quick"))
+def test_what_a_policy_reads_is_measured_before_it_trains(open_router: OpenRouter, signal: str) -> None:
+    events = run(open_router, policy=Looking(signal, "train:quick"))
     assert "SignalsReady" in kinds(events) and receipt(events).arm == "train:quick"
     assert ("Probe" in kinds(events)) is signal.startswith("probe_")
 
 
+class Drawing:
+    """Takes one of two arms at random, as it says; for a test, in turn. It is asked twice a task: also before measuring."""
+
+    version, reads = "drawing-1", frozenset[str]()
+
+    def __init__(self) -> None:
+        train, stay = ("train:other", 0.4), ("icl", 0.6)
+        self.chances = cycle((train, train, stay, stay))
+
+    def decide(self, situation: Situation) -> Decision:
+        arm, chance = next(self.chances)
+        return answer(situation, arm, "It was drawn.", self.version, chance)
+
+
 def test_a_random_policy_logs_the_true_propensity_of_what_it_took(open_router: OpenRouter) -> None:
-    agent = open_router(policy=RandomAtBudget(0.4, "train:other", seed=3), recipe="other")
+    agent = open_router(policy=Drawing(), recipe="other")
     taken = set()
     for repeat in range(4):
         got = agent.ask(replace(TASK, instruction=f"Say it {repeat} times."), QUERIES[:1])

@@ -185,7 +185,7 @@ def test_a_flood_of_outcomes_moves_no_policy_past_the_gate(agent: Router) -> Non
     policy, _ = save_fitted(opened, simulate(60, 2, seed=1).rows)
     assert opened.policy_versions.active() is None
     with suppress(PolicyError):  # or a verdict; in no case a promotion
-        assert not promote(opened, policy.version, [], 5.0)[1].promote
+        assert not promote(opened, policy.version, [], Settings(worth_s=5.0))[1].promote
     assert opened.policy_versions.active() is None and in_force(opened, Settings())[0] == before[0]
 
 

@@ -38,6 +38,7 @@ from ttt.errors import Cancelled, NonFiniteLoss
 from ttt.icl import ICLResult
 from ttt.icl import answer as answer_queries
 from ttt.prompts import PromptFormat
+from ttt.recipes import RECIPES
 from ttt.task import Demonstration, Query, Task
 
 TRAIN = AlwaysArm("train:quick")
@@ -281,8 +282,12 @@ def test_cancelling_while_signals_are_measured_keeps_the_answers(open_router: Op
     assert any("Measuring was cancelled" in note for note in receipt.notes)
 
 
-def test_cancelling_while_the_guard_gathers_evidence_is_a_veto(open_router: OpenRouter) -> None:
-    agent = open_router(policy=TRAIN)
+def test_cancelling_while_the_guard_gathers_evidence_is_a_veto(
+    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct = replace(QUICK, name="plain", form="direct")  # does not begin by a probe
+    monkeypatch.setitem(RECIPES, "plain", (direct, direct))
+    agent = open_router(policy=AlwaysArm("train:plain"), recipe="plain")
     events = stream_until(
         agent, lambda e: isinstance(e, TrainingStep) and (e.phase, e.step) == ("train", e.of)
     )

@@ -8,6 +8,7 @@ from statistics import mean, stdev
 import pytest
 from scipy.stats import t as student
 
+from policies.checks import further_seconds
 from policies.cost import CostModel, Sizes
 from policies.types import Signals
 from router.signals import (
@@ -96,8 +97,10 @@ def test_expected_costs_are_those_of_the_sizes_in_tokens() -> None:
     n_queries = BATCH + 1
     got = expected_costs(costs, SIZE, n_queries, QUICK)
     sizes = Sizes(4, 100, 60, 2 * 3, SIZE.probe_tokens(QUICK), SIZE.rest_tokens(QUICK))
-    assert got == costs.costs(sizes)
+    by_probe = costs.predict("train", SIZE.train_tokens(QUICK) - SIZE.rest_tokens(QUICK))
+    assert got == replace(costs.costs(sizes), by_probe_s=by_probe) and by_probe > 0
     alone = expected_costs(costs, SIZE, n_queries, QUICK, probed=False)
+    assert alone.train_s == pytest.approx(got.train_s + by_probe) and alone.by_probe_s == 0
     assert got.train_s < alone.train_s < got.probe_s + got.train_s + 1e-9, "a probe is part of the training"
     assert got.train_s > expected_costs(costs, SIZE, n_queries, OTHER).train_s, "more steps cost more"
     assert expected_costs(costs, SIZE, 1, QUICK).answer_s < got.answer_s
@@ -135,3 +138,27 @@ def test_a_checked_candidate_makes_reuse_feasible() -> None:
 def test_a_probe_is_made_once() -> None:
     evidence = CrossFitResult((True,) * 4, (True,) * 4, (-1.0,) * 4, (-1.0,) * 4, 1, 1.0)
     assert not situation(state(5, evidence=evidence), CostModel.guess(10**6), QUICK).probe_feasible
+
+
+def test_training_costs_the_same_with_a_probe_before_it_and_beginning_by_one() -> None:
+    costs = CostModel.guess(10**8)
+    first = situation(state(6), costs, QUICK)
+    evidence = CrossFitResult((True,) * 6, (True,) * 6, (-1.0,) * 6, (-0.5,) * 6, 1, 1.0)
+    then = situation(state(6, evidence=evidence), costs, QUICK)
+    at_once = further_seconds(first, "train:quick")
+    assert at_once == pytest.approx(first.costs.probe_s + further_seconds(then, "train:quick"))
+    assert at_once > costs.predict("train", SIZE.train_tokens(QUICK)) + first.costs.answer_s, (
+        "and it is judged"
+    )
+    assert "train:quick" in situation(state(6), costs, QUICK, at_once * 1.01).feasible
+    late = situation(state(6), costs, QUICK, at_once * 0.99)
+    assert late.feasible == ("icl",) and not late.probe_feasible, "no time for the guard's evidence"
+
+
+def test_training_asked_for_outright_is_priced_whole_and_without_evidence_for_a_guard() -> None:
+    costs = CostModel.guess(10**8)
+    request = replace(state(6)["request"], arm="ttt")
+    here = situation(state(6, request=request), costs, QUICK)
+    assert not here.probe_feasible
+    whole = costs.predict("train", SIZE.train_tokens(QUICK)) + here.costs.answer_s
+    assert further_seconds(here, "train:quick") == pytest.approx(whole)

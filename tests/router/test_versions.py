@@ -6,22 +6,28 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from policies.errors import PolicyError
 from policies.explore import Exploring
+from policies.gate import Gate, gate
 from policies.learned import Learned
 from policies.outcomes import TaskOutcome, hash_rows, write_rows
 from policies.persist import as_payload
 from policies.prior import prior_rows
 from policies.rule import Rule
+from policies.tune import with_confidence
+from policies.types import Policy
 from router import versions
 from router.cli.main import main
 from router.settings import Settings, read_settings
 from router.versions import deciding, find, in_force, promote, read, realised, revert, save_fitted
 from store import Store
 from store.errors import NotFound
+from store.tables import episodes
 from tests.policies.simulated import simulate
 from tests.router.test_learning import GOLD, record, tell
 
@@ -56,12 +62,12 @@ def test_a_fitted_policy_is_kept_but_the_rule_goes_on_deciding(opened: Store) ->
 
 def test_a_promoted_version_decides_until_it_is_reverted(opened: Store) -> None:
     policy, _ = save_fitted(opened, SEEN)
-    name, verdict = promote(opened, policy.version, fresh(150), 5.0)
+    name, verdict = promote(opened, policy.version, fresh(150), Settings(worth_s=5.0))
     assert verdict.promote and name == policy.version
     assert in_force(opened, Settings())[0] == policy
     assert in_force(opened, Settings(policy="rule"))[0] == Rule()
     with pytest.raises(PolicyError, match="in force already"):
-        promote(opened, policy.version, fresh(60), 5.0)
+        promote(opened, policy.version, fresh(60), Settings(worth_s=5.0))
     assert revert(opened) is None
     assert in_force(opened, Settings())[0] == Rule()
     with pytest.raises(PolicyError, match="nothing to go back to"):
@@ -70,7 +76,7 @@ def test_a_promoted_version_decides_until_it_is_reverted(opened: Store) -> None:
 
 def test_without_evidence_nothing_changes_and_the_reason_is_given(opened: Store) -> None:
     policy, _ = save_fitted(opened, SEEN)
-    _, verdict = promote(opened, policy.version, fresh(9), 30.0)
+    _, verdict = promote(opened, policy.version, fresh(9), Settings(worth_s=30.0))
     assert not verdict.promote and "at least 12 families" in verdict.reason
     assert opened.policy_versions.active() is None
 
@@ -121,19 +127,19 @@ def test_settings_name_a_file_a_confidence_and_exploration(opened: Store, tmp_pa
     assert deciding(found, Settings(), "simulated-1") == found
 
 
-def test_a_broken_promise_shows_and_reverts_where_that_is_set(opened: Store) -> None:
-    policy, _ = save_fitted(opened, SEEN)
-    policy = replace(policy)
-    force(opened, policy)
-    for i in range(20):  # promised .9, nothing came true
+def break_promises(opened: Store, version: str) -> None:
+    """Twenty tasks of this version: .9 was promised, nothing came true."""
+    for i in range(20):
         record(opened, f"episode-{i}", "train:standard", GOLD, GOLD, task=f"task {i}", gain=0.9)
         tell(opened, f"episode-{i}", right=GOLD)
     with opened.db.write() as connection:
-        from sqlalchemy import update
+        connection.execute(update(episodes).values(policy=version))
 
-        from store.tables import episodes
 
-        connection.execute(update(episodes).values(policy=policy.version))
+def test_a_broken_promise_shows_and_reverts_where_that_is_set(opened: Store) -> None:
+    policy, _ = save_fitted(opened, SEEN)
+    force(opened, policy)
+    break_promises(opened, policy.version)
     found = realised(opened, policy.version)
     assert (
         found is not None and found.below and found.realised == 0.0 and found.promised == pytest.approx(0.9)
@@ -143,6 +149,33 @@ def test_a_broken_promise_shows_and_reverts_where_that_is_set(opened: Store) -> 
     decides, notes = in_force(opened, Settings(auto_revert=True), may_revert=True)
     assert decides == Rule() and "below the promise" in notes[0]
     assert opened.policy_versions.active() is None
+
+
+def test_a_confidence_of_the_settings_does_not_hide_a_broken_promise(opened: Store) -> None:
+    policy, _ = save_fitted(opened, SEEN)
+    force(opened, policy)
+    settings = Settings(auto_revert=True, confidence=0.9)
+    decides, _ = in_force(opened, settings)
+    assert decides.version != policy.version
+    break_promises(opened, decides.version)  # episodes have the version that has decided
+    after, notes = in_force(opened, settings, may_revert=True)
+    assert after == with_confidence(Rule(), 0.9) and "below the promise" in notes[0]
+
+
+def test_what_is_promoted_is_judged_as_the_settings_have_it_decide(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Policy] = []
+
+    def spied(candidate: Learned, incumbent: Policy, *given: Any, **options: Any) -> Gate:
+        judged.extend((candidate, incumbent))
+        return gate(candidate, incumbent, *given, **options)
+
+    monkeypatch.setattr(versions, "gate", spied)
+    policy, _ = save_fitted(opened, SEEN)
+    name, _ = promote(opened, policy.version, fresh(20), Settings(worth_s=5.0, confidence=0.9))
+    assert name == policy.version
+    assert judged == [with_confidence(policy, 0.9), with_confidence(Rule(), 0.9)]
 
 
 def test_the_shipped_prior_is_refused_when_it_was_changed(tmp_path: Path) -> None:
