@@ -140,9 +140,7 @@ def _learned(parameters: Any) -> Learned:
         raise PolicyError("The policy's provenance must name its base_model, or none; fit it again.")
     return Learned(
         {name: arm_from_json(model) for name, model in parameters["arms"].items()},
-        Provenance(
-            given["rows_sha256"], given["n_rows"], *(tuple(given[k]) for k in lists), given["base_model"]
-        ),
+        Provenance(**{**given, **{name: tuple(given[name]) for name in lists}}),
         parameters["confidence"],
         _rule(parameters["rule"]),
     )
