@@ -89,8 +89,8 @@ def off_policy(
         if abs(sum(chances.values()) - 1.0) > 1e-6:
             raise PolicyError(f"The target's probabilities {dict(chances)} must add up to 1.")
     for rewards in model or ():
-        for arm, reward in rewards.items():
-            check_finite(f"The model's reward of {arm}", reward)
+        for arm, foretold in rewards.items():
+            check_finite(f"The model's reward of {arm}", foretold)
     families = np.unique([log.family for log in logs], return_inverse=True)[1]
     if len(logs) == 0 or families.max() < 1:
         raise PolicyError(
