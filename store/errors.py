@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -158,9 +159,13 @@ def _from_sqlalchemy(error: exc.SQLAlchemyError, where: str | Path) -> StoreErro
         return ReadOnly(
             f"Can't write to {Path(where).parent}; make the folder writable or choose another one."
         )
+    if cant_create and shutil.disk_usage(Path(where).parent).free < LEAST_FREE:
+        kind = NoSpace  # SQLite has no code of its own for a log or shared memory that could not grow
     return kind(_SENTENCES[kind].format(where=where, reason=reason))
 
 
+LEAST_FREE = 2**16
+"""Bytes; SQLite's shared memory alone takes half of it."""
 _SENTENCES: dict[type[StoreError], str] = {
     DatabaseUnavailable: (
         "Can't open the database {where} ({reason}); check its path or URL and that it can be reached."

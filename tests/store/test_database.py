@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import func, insert, select
+from sqlalchemy import exc, func, insert, select
 
 from store import Store
 from store.adapters import Adapters
@@ -27,8 +29,10 @@ from store.errors import (
     DatabaseLocked,
     DatabaseTooNew,
     DatabaseUnavailable,
+    NoSpace,
     ReadOnly,
     StoreError,
+    translated,
 )
 from store.migrations import HEAD
 from store.tables import leases, metadata, outcomes
@@ -327,3 +331,19 @@ def test_importing_and_opening_at_head_need_no_heavy_module(tmp_path: Path) -> N
     seconds, modules = run.stdout.split(maxsplit=1)
     assert modules.strip() == "[]"
     assert float(seconds) < 0.5  # about 0.02 on a quiet machine
+
+
+@pytest.mark.parametrize(
+    ("free", "kind", "words"),
+    [(0, NoSpace, "free some disk space"), (10**9, DatabaseUnavailable, "check its path")],
+)
+def test_a_log_that_could_not_grow_is_a_full_disk_only_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, kind: type[StoreError], words: str
+) -> None:
+    """SQLite says "disk I/O error" of either."""
+    failed = sqlite3.OperationalError("disk I/O error")
+    failed.sqlite_errorcode = sqlite3.SQLITE_IOERR
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(StoreError, match=words) as caught, translated(tmp_path / "router.db"):
+        raise exc.OperationalError("PRAGMA", {}, failed)
+    assert type(caught.value) is kind
