@@ -194,7 +194,12 @@ def _parse(key: str, value: Any, source: str) -> Any:
         except ValueError:
             raise SettingsError(f"{source} sets {key} to {value!r}; it must be a {kind.__name__}.") from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise SettingsError(
+                f"{source} sets {key} to a number without bounds; write a smaller one."
+            ) from None
     if kind is str and isinstance(value, Path):
         value = str(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):

@@ -73,7 +73,10 @@ def _value(key: str, value: Any, where: str, known: tuple[str, ...]) -> Any:
             return tuple(value)
         raise TaskError(f"{where} sets {key} to {value!r}; it must be a list of names.")
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise TaskError(f"{where} sets {key} to a number without bounds; write a smaller one.") from None
     if type(value) is not type(default):
         what = {int: "a whole number", float: "a number", str: "a text in quotes"}[type(default)]
         raise TaskError(f"{where} sets {key} to {value!r}; it must be {what}.")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -79,8 +80,11 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     if _watching is None or not event.startswith(FORBIDDEN):
         return
     code = args[0] if args else None
-    if event == "exec" and "importlib" in str(getattr(sys._getframe(1), "f_code", "")):
-        return  # an import of our own
+    frame: FrameType | None = sys._getframe(1)
+    while event == "exec" and frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return  # an import of our own, or a dataclass that it makes
+        frame = frame.f_back
     _watching.append(f"{event} {code!r:.200}")
 
 

@@ -100,6 +100,7 @@ def test_what_can_not_be_is_refused_with_source_and_value(
         ("colour = 1", "Unknown setting 'colour' in the settings file"),
         ("[model]\nname = 'x'", "sets model to {'name': 'x'}; it must be a str"),
         ("seed =", "can't be read"),
+        ("worth_s = 1" + "0" * 400, "sets worth_s to a number without bounds"),
     ],
 )
 def test_a_wrong_settings_file_is_refused(tmp_path: Path, text: str, says: str) -> None:

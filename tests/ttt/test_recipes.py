@@ -93,6 +93,7 @@ def test_a_file_changes_what_it_says_and_keeps_the_rest_of_its_base(tmp_path: Pa
         ("learning_rate = -1.0", "sets learning_rate to -1.0; it must be a number above 0"),
         ("learning_rate = inf", "sets learning_rate to inf"),
         ("learning_rate = nan", "sets learning_rate to nan"),
+        ("learning_rate = 1" + "0" * 400, "sets learning_rate to a number without bounds"),
         ("warmup = 2", "sets warmup to 2.0; it must be a share from 0 to 1"),
         ("targets = 'q_proj'", "sets targets to 'q_proj'; it must be a list of names"),
         ("targets = []", "sets targets to .*at least one layer"),
