@@ -33,7 +33,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -364,6 +364,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main() -> int:
+    global RECIPE
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -373,6 +374,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.model:
+        RECIPE = replace(RECIPE, learning_rate=1e-3)  # a random model bears more
     transformers.AutoModelForCausalLM, build_graph()  # libraries are imported at the first use of a name
     torch.set_num_threads(1)
     results = []
