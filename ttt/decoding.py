@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ttt.decoder import Decoder, Fused, Layer, Norm
+from ttt.hardware import memory
 
 ROWS = 8
 """Queries decoded at the same time, in the measurement."""
@@ -42,8 +43,14 @@ def decoding_decoder(decoder: Decoder, remembered: Path | None = None) -> Decode
             str(t).removeprefix("torch."): step_seconds(decoder, t) for t in (torch.bfloat16, torch.float32)
         }
         _write(remembered, known)
-    wide = known[key]["float32"] < MARGIN * known[key]["bfloat16"]
+    wide = known[key]["float32"] < MARGIN * known[key]["bfloat16"] and _room(decoder)
     return converted(decoder, torch.float32) if wide else decoder
+
+
+def _room(decoder: Decoder) -> bool:
+    """Whether free memory holds a float32 copy, and another one with an adapter merged in."""
+    n = decoder.embedding.numel() + sum(f.weight.numel() for layer in decoder.layers for f in layer.linears)
+    return 2 * 4 * n < memory()[1]
 
 
 @torch.inference_mode()

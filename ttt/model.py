@@ -40,8 +40,9 @@ from ttt.model_files import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MEMORY_MARGIN = 1.25
-"""Memory needed ÷ bytes of the weights: room for activations, key-value cache and an adapter."""
+MEMORY_MARGIN = 2.25
+"""Memory needed ÷ bytes of the weights: a copy with an adapter merged in, and room for activations and the key-value
+cache."""
 
 
 @dataclass(frozen=True, slots=True)

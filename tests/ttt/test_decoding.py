@@ -46,6 +46,17 @@ def test_float32_decodes_only_where_it_is_clearly_faster_and_is_asked_once(
     assert figures == {"bfloat16": 1.0, "float32": float32}
 
 
+def test_a_second_copy_is_only_made_where_there_is_room_for_it(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(monkeypatch, 1.0, 0.1)
+    half = converted(decoder, torch.bfloat16)
+    monkeypatch.setattr(decoding, "memory", lambda: (10**12, 10_000))
+    assert decoding_decoder(half) is half
+    monkeypatch.setattr(decoding, "memory", lambda: (10**12, 10**12))
+    assert decoding_decoder(half).dtype == torch.float32
+
+
 @pytest.mark.parametrize("content", ["", "[1]", '{"a": {"bfloat16": "fast"}}', "{"])
 def test_a_broken_memory_is_measured_again(
     decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str

@@ -400,7 +400,7 @@ def test_a_too_large_model_is_refused_before_loading_with_the_numbers(
             pytest.skip(f"this file system has no sparse files of 1 TiB: {error}")
     source = replace(resolve(str(tiny_llama)), folder=folder, name="huge")
     with pytest.raises(
-        ModelTooLarge, match=r"huge needs about 1280\.00 GiB in float32 \(274,878 M parameters\)"
+        ModelTooLarge, match=r"huge needs about 2304\.00 GiB in float32 \(274,878 M parameters\)"
     ):
         load(source, "cpu", "float32")
 
