@@ -160,5 +160,5 @@ def test_training_asked_for_outright_is_priced_whole_and_without_evidence_for_a_
     request = replace(state(6)["request"], arm="ttt")
     here = situation(state(6, request=request), costs, QUICK)
     assert not here.probe_feasible
-    whole = costs.predict("train", SIZE.train_tokens(QUICK)) + here.costs.answer_s
+    whole = costs.predict("train", state(6)["size"].train_tokens(QUICK)) + here.costs.answer_s
     assert further_seconds(here, "train:quick") == pytest.approx(whole)
