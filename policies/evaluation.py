@@ -283,7 +283,8 @@ def _compare(
         for name, way in ways.items()
     }
     learned = ways["learned"]
-    room = won = None
+    room: Interval | None = None
+    won: Interval | None = None
     if "oracle" in utility:
         room = families.interval(utility["oracle"] - utility[best])
         won = families.of_means(

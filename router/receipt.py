@@ -135,7 +135,8 @@ class Receipt:
         if train is None:
             return None
         if not train.detail.get("of_these_by_probe"):
-            return train.detail.get("on_halves_s")
+            alone: float | None = train.detail.get("on_halves_s")
+            return alone
         return search.seconds if search is not None else self._probe_trained_s
 
     @property

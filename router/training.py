@@ -140,7 +140,9 @@ class _Work:
         guarded = state["request"].arm == "auto" and begins_on_halves(task, recipe)
         if not recipe.search and (known or not guarded):
             return recipe
-        emit = self._emit if recipe.search else partial(self._emit, phase="halves")
+        emit: Callable[[TrainStep], None] = self._emit
+        if not recipe.search:
+            emit = partial(self._emit, phase="halves")
         self._found = await seek_first(state, self.context, emit)
         self.searched += self._found.pop("steps")
         return self._found.get("chosen") or recipe

@@ -59,25 +59,26 @@ def test_every_start_draws_anew() -> None:
 
 
 def test_the_shadow_hangs_on_what_training_might_gain_though_a_reuse_was_the_best_option() -> None:
-    plain = Exploring(POLICY, 1e6)
-    near = max(PROBED, key=lambda h: plain.decide(h).shadow_propensity)
-    reuse = replace(near, feasible=(*near.feasible, "reuse:abc"), costs=replace(near.costs, answer_s=1e4))
-    alone = replace(reuse, feasible=near.feasible)
-    chosen, without = plain.policy.decide(reuse), plain.policy.decide(alone)
-    assert chosen.arm == without.arm == "icl" and chosen.reason != without.reason, "reuse was the best option"
-    assert chosen.details["gain_high"] == without.details["gain_high"]
+    found = []
+    for here in PROBED:
+        dear = replace(here, costs=replace(here.costs, answer_s=1e4))
+        beside = replace(dear, feasible=(*dear.feasible, "reuse:abc"))
+        alone, chosen = POLICY.decide(dear), POLICY.decide(beside)
+        assert alone.arm == chosen.arm == "icl"
+        if chosen.reason.startswith("reuse:abc"):
+            found.append(chosen.details["gain_high"] == alone.details["gain_high"])
+    assert len(found) > 10 and all(found)
 
 
 def test_a_shadow_is_priced_as_a_whole_training_though_a_probe_came_before() -> None:
-    near = max(PROBED, key=lambda h: Exploring(POLICY, 10.0).decide(h).shadow_propensity)
-    costs = replace(near.costs, train_s=near.costs.train_s / 2, by_probe_s=near.costs.train_s / 2)
-    here = replace(near, costs=costs)
-    decision = Exploring(POLICY, 10.0).decide(here)
-    if decision.arm == "icl":
-        whole = near.costs.train_s + near.costs.answer_s
-        assert decision.shadow_propensity == pytest.approx(min(MAX_PROPENSITY, 10.0 / whole))
-    else:
-        pytest.fail("half of the training changes the decision: choose another row")
+    exploring, found = Exploring(POLICY, 5.0), []
+    for here in PROBED:
+        half = here.costs.train_s / 2
+        begun = replace(here, costs=replace(here.costs, train_s=half, by_probe_s=half))
+        whole, rest = exploring.decide(here), exploring.decide(begun)
+        if whole.arm == rest.arm == "icl" and 0 < whole.shadow_propensity < MAX_PROPENSITY:
+            found.append(rest.shadow_propensity == pytest.approx(whole.shadow_propensity))
+    assert len(found) > 3 and all(found)
 
 
 def test_a_task_that_training_can_not_help_is_never_shadowed() -> None:

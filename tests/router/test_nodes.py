@@ -285,7 +285,7 @@ def test_cancelling_while_signals_are_measured_keeps_the_answers(open_router: Op
 def test_cancelling_while_the_guard_gathers_evidence_is_a_veto(
     open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    direct = replace(QUICK, name="plain", form="direct")  # does not begin by a probe
+    direct = replace(QUICK, name="plain", form="direct", stop_loss=0.0)  # does not begin by a probe
     monkeypatch.setitem(RECIPES, "plain", (direct, direct))
     agent = open_router(policy=AlwaysArm("train:plain"), recipe="plain")
     events = stream_until(

@@ -158,8 +158,7 @@ def test_training_costs_the_same_with_a_probe_before_it_and_beginning_by_one() -
 def test_training_asked_for_outright_is_priced_whole_and_without_evidence_for_a_guard() -> None:
     costs = CostModel.guess(10**8)
     request = replace(state(6)["request"], arm="ttt")
-    asked = state(6, request=request)
-    here = situation(asked, costs, QUICK)
+    here = situation(state(6, request=request), costs, QUICK)
     assert not here.probe_feasible
-    whole = costs.predict("train", asked["size"].train_tokens(QUICK)) + here.costs.answer_s
+    whole = costs.predict("train", state(6)["size"].train_tokens(QUICK)) + here.costs.answer_s
     assert further_seconds(here, "train:quick") == pytest.approx(whole)
