@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
@@ -38,6 +39,8 @@ from store.leases import Lease, check_lease
 from store.tables import adapter_demonstrations, adapters
 
 KEY_TAG = "adapter-key-1"
+VERIFIED_MOST = 4096
+"""Adapters whose files are remembered as read and right."""
 """Version of the canonical form of a key; another form is another tag."""
 
 
@@ -91,7 +94,7 @@ class Adapters:
     def __init__(self, db: Database, folder: Path) -> None:
         self._db = db
         self.folder = folder
-        self._verified: dict[str, blobs.Stamp] = {}
+        self._verified: OrderedDict[str, blobs.Stamp] = OrderedDict()
         """What the files of an adapter were like when their hash was right."""
 
     @contextmanager
@@ -219,6 +222,8 @@ class Adapters:
                 )
             if settled:
                 self._verified[row.content_hash] = stamp
+                if len(self._verified) > VERIFIED_MOST:
+                    self._verified.popitem(last=False)
         return folder
 
     def touch(self, row: AdapterRow) -> None:
