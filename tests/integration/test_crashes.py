@@ -47,9 +47,11 @@ def test_each_fault_is_told_in_a_sentence_and_costs_nothing_kept(tmp_path: Path)
 
 
 def test_a_short_soak_leaks_nothing(tmp_path: Path) -> None:
-    """Too short for a slope of memory; 20 minutes are by hand."""
+    """Too short for a slope of memory; 20 minutes are by hand. What leaks leaks with every question or training, of
+    which there are hundreds: a few things that were first needed late (a thread of a pool, a module's file) are none."""
     _, report = found("soak.py", tmp_path, "--minutes", "1")
     assert report["unforeseen"] == [] and report["store_sound"], report
     grown = report["least_of_first_and_last_quarter"]
-    assert all(last <= first for first, last in grown.values()), grown
+    assert sum(report["asked"].values()) > 100
+    assert all(last <= first + 4 for first, last in grown.values()), grown
     assert report["connections_taken_at_rest"] == 0
