@@ -15,8 +15,8 @@ import sys
 from dataclasses import replace
 from ttt import recipes
 recipes.RECIPES["standard"] = tuple(replace(r, steps=int(sys.argv[3])) for r in recipes.RECIPES["standard"])
-from router import nodes, reuse
-reuse.LEASE_S = nodes.LEASE_S = 2.0  # seconds until a dead owner is taken over
+from router import reuse, training
+reuse.LEASE_S = training.LEASE_S = 2.0  # seconds until a dead owner is taken over
 from router.agent import Router
 from ttt.task import Demonstration, Task
 task = Task(tuple(Demonstration(f"item {i}", "ok") for i in range(4)))

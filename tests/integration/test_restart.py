@@ -17,12 +17,12 @@ from typing import Any
 
 import httpx
 
-from tests.router.conftest import TASK
+from tests.router.server import conversation
 
 PROGRAM = """
 import sys
-from router import nodes, reuse
-reuse.LEASE_S = nodes.LEASE_S = 2.0  # seconds until a dead owner is taken over
+from router import reuse, training
+reuse.LEASE_S = training.LEASE_S = 2.0  # seconds until a dead owner is taken over
 from router.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -35,6 +35,13 @@ steps = {steps}
 stop_loss = 0.0
 sequence_tokens = 256
 """
+
+
+def recipe_of(folder: Path, steps: int) -> Path:
+    """A recipe file of so many steps."""
+    file = folder / "long.toml"
+    file.write_text(RECIPE.format(steps=steps))
+    return file
 
 
 @contextmanager
@@ -92,12 +99,7 @@ def test_a_training_that_was_killed_begins_again_with_the_next_query_and_ends(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     """The dead process's lease ends by itself."""
-    talk = [{"role": "system", "content": TASK.instruction}]
-    for d in TASK.demonstrations:
-        talk += [{"role": "user", "content": d.input}, {"role": "assistant", "content": d.output}]
-    recipe = tmp_path / "long.toml"
-    recipe.write_text(RECIPE.format(steps=400))
-    data = tmp_path / "data"
+    talk, recipe, data = conversation(), recipe_of(tmp_path, steps=400), tmp_path / "data"
     body = {
         "model": "ttt",
         "messages": [*talk, {"role": "user", "content": "uv"}],
@@ -123,12 +125,7 @@ def test_a_server_told_to_end_in_the_middle_of_a_training_behind_leaves_it_in_go
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     """The router is closed: the lease is released, and the end counts for nothing against the task."""
-    talk = [{"role": "system", "content": TASK.instruction}]
-    for d in TASK.demonstrations:
-        talk += [{"role": "user", "content": d.input}, {"role": "assistant", "content": d.output}]
-    recipe = tmp_path / "long.toml"
-    recipe.write_text(RECIPE.format(steps=100_000))
-    data = tmp_path / "data"
+    talk, recipe, data = conversation(), recipe_of(tmp_path, steps=100_000), tmp_path / "data"
     behind = {"model": "ttt", "ttt_router": {"when": "background"}}
     with serve(tiny_llama, data, "--recipe", str(recipe), "--drain", "0.2") as (process, url):
         assert say(url, talk[:], "uv", **behind)["arm"] == "icl"
@@ -155,12 +152,7 @@ def tries(data: Path) -> list[int]:
 def test_a_training_behind_an_answer_that_was_killed_is_taken_up_by_the_next_server_by_itself(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
-    talk = [{"role": "system", "content": TASK.instruction}]
-    for d in TASK.demonstrations:
-        talk += [{"role": "user", "content": d.input}, {"role": "assistant", "content": d.output}]
-    recipe = tmp_path / "long.toml"
-    recipe.write_text(RECIPE.format(steps=400))
-    data = tmp_path / "data"
+    talk, recipe, data = conversation(), recipe_of(tmp_path, steps=400), tmp_path / "data"
     behind = {"model": "ttt", "ttt_router": {"when": "background"}}
     with serve(tiny_llama, data, "--recipe", str(recipe)) as (process, url):
         assert say(url, talk[:], "uv", **behind)["arm"] == "icl"

@@ -8,8 +8,18 @@ from typing import Any
 from router.agent import Router
 from router.server.options import ServerOptions
 from router.server.threaded import Serving, serving
+from tests.router.conftest import TASK
 
 Running = Serving
+PAIRS = [(d.input, d.output) for d in TASK.demonstrations]
+
+
+def conversation(pairs: list[tuple[str, str]] = PAIRS, system: str = TASK.instruction) -> list[Any]:
+    """Instruction and demonstrations as messages."""
+    messages: list[Any] = [{"role": "system", "content": system}]
+    for user, assistant in pairs:
+        messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return messages
 
 
 def running(router: Router, **options: Any) -> AbstractContextManager[Serving]:

@@ -22,17 +22,12 @@ from router.errors import SettingsError
 from router.server.options import ServerOptions
 from router.server.run import JsonLines
 from tests.router.conftest import LONG, QUERIES, TASK, TRUSTING, OpenRouter, base_hash
-from tests.router.server import Running, running
-
-PAIRS = [(d.input, d.output) for d in TASK.demonstrations]
+from tests.router.server import PAIRS, Running, conversation, running
 
 
 def few_shot(query: str, pairs: list[tuple[str, str]] = PAIRS, system: str = TASK.instruction) -> list[Any]:
     """A task as messages."""
-    messages: list[Any] = [{"role": "system", "content": system}]
-    for user, assistant in pairs:
-        messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
-    return [*messages, {"role": "user", "content": query}]
+    return [*conversation(pairs, system), {"role": "user", "content": query}]
 
 
 def client(server: Running, key: str = "none") -> openai.OpenAI:
