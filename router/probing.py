@@ -58,6 +58,7 @@ async def seek(state: State, context: Context, emit: Callable[[TrainStep], None]
             "steps": len(found.begin.losses),
             "chosen": found.reason,
             "tried": [asdict(trial) for trial in found.trials],
+            "augmentations": [asdict(verdict) for verdict in found.augmentations],
         }
     else:
         evidence = await cross_fit(

@@ -1,7 +1,7 @@
 """What a search for a recipe tries: variants of the recipe that it starts from, after the task's content.
 
-For cells, sets of augmentations: which of them keep the task's rule can't be seen from outside. For a choice or a
-closed label set, the augmentation of its own. For all texts, other rates and the loss on the last answer alone.
+For a choice or a closed label set, the augmentation of its own. For all texts, other rates and the loss on the last answer
+alone. For cells none: what matters there is which augmentations keep the rule, and that is seen otherwise (`carry`).
 Anybody's starting points besides. Knows nothing of how they are judged.
 """
 
@@ -18,14 +18,6 @@ from ttt.train import Beginning
 
 DEFAULT = "default"
 """The recipe as it is."""
-CELLS = (
-    ("order", "symbols"),
-    ("order", "symbols", "symmetry"),
-    ("order", "symbols", "shift"),
-    ("order", "symbols", "symmetry", "shift"),
-)
-ENLARGED = ("order", "symbols", "symmetry", "shift", "scale", "tile")
-"""Tried where the whole task, enlarged, still fits in one sequence."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,25 +30,17 @@ class Candidate:
     """None starts from nothing. What it was trained on must not hold any of the task's demonstrations."""
 
 
-def candidates(
-    task: Task, recipe: Recipe, prefix_tokens: int, starts: Mapping[str, Beginning]
-) -> tuple[Candidate, ...]:
+def candidates(task: Task, recipe: Recipe, starts: Mapping[str, Beginning]) -> tuple[Candidate, ...]:
     """The recipe as it is, first; then what may be better, the most promising first; no two that are the same on
     this task.
 
     Args:
-        prefix_tokens: of all demonstrations.
         starts: further starting points by name, such as another task's adapter.
     """
     plain = replace(recipe, search=0.0)
     kind = space(task).kind
     variants: list[tuple[str, dict[str, Any]]] = []
-    if kind in ("grid", "sequence"):
-        larger = 4 if kind == "grid" else 2
-        fits = larger * prefix_tokens <= recipe.sequence_tokens
-        sets = (*CELLS, ENLARGED) if fits else CELLS
-        variants = [("-".join(names), {"augmentations": names}) for names in sets]
-    else:
+    if kind not in ("grid", "sequence"):
         own = [name for name in ("options", "labels") if name in space(task, ("options", "labels")).names]
         variants = [(n, {"augmentations": check_names((*recipe.augmentations, n))}) for n in own]
         variants += [

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 
 from ttt.candidates import DEFAULT, candidates
+from ttt.carry import Carried, carry, checked, kept, undoubted
 from ttt.crossfit import CrossFitResult, Fold, folds, judge_folds
 from ttt.engine import Bench, Engine
 from ttt.entrant import Entrant, StepTokens
@@ -71,6 +72,8 @@ class Searched:
     """Of the chosen candidate at its last rung; of one that replaced the default, less what the choice flatters
     it by. Tokens and seconds are those of all candidates."""
     trials: tuple[Trial, ...]
+    augmentations: tuple[Carried, ...]
+    """Which of the recipe's own keep the task's rule."""
     reason: str
     """Why this recipe and so many steps."""
     begin: Beginning = field(compare=False, repr=False)
@@ -99,8 +102,8 @@ async def search(
     base = await judge_folds(engine, parts, (None, None))
     fmt = PromptFormat(engine.loaded.tokenizer, task, as_turns=engine.loaded.as_turns)
     tokens = StepTokens.of(fmt, task, recipe)
-    listed = candidates(task, recipe, tokens.prefix, starts or {})
-    race = _Race(engine, parts, base, recipe, tokens, emit)
+    listed = candidates(task, undoubted(task, recipe), starts or {})
+    race = _Race(engine, task, parts, base, recipe, seed, tokens, emit)
     race.entrants = [Entrant(engine, parts, candidate, seed, should_stop) for candidate in listed]
     try:
         return await race.run()
@@ -153,14 +156,16 @@ class _Race:
     def __init__(
         self,
         engine: Engine,
+        task: Task,
         parts: tuple[Fold, Fold],
         base: Judged,
         recipe: Recipe,
+        seed: int,
         tokens: StepTokens,
         emit: Callable[[TrainStep], None],
     ) -> None:
         self.engine, self.parts, self.base, self.recipe, self.emit = engine, parts, base, recipe, emit
-        self.expected = tokens
+        self.task, self.seed, self.expected = task, seed, tokens
         self.trials: list[Trial] = []
         self.flattery = 0.0
         """Nats per token by which the choice may flatter the one chosen."""
@@ -186,15 +191,26 @@ class _Race:
                 alive = await self._keep(alive, max(2, len(alive) // 2), "dropped: in the worse half")
         (chosen,) = await self._choose(alive)
         self._say(chosen, "chosen")
+        verdicts = await self._carried(chosen)
         steps = self._steps(chosen)
         begin = await self.engine.run(chosen.finish)
         return Searched(
-            chosen.recipe.with_steps(steps),
+            kept(chosen.recipe, verdicts).with_steps(steps),
             self._evidence(chosen),
             tuple(self.trials),
-            f"{self.why} {self._why_so_long(chosen, steps)}",
+            verdicts,
+            f"{self.why} {self._why_so_long(chosen, steps)}{_why_without(verdicts)}",
             begin,
         )
+
+    async def _carried(self, chosen: Entrant) -> tuple[Carried, ...]:
+        """Which augmentations hold, by the chosen one's trainings."""
+        names = checked(self.task, self.recipe)
+        if not names:
+            return ()
+        found = await carry(self.engine, self.task, self.parts, chosen.adapters, names, self.seed)
+        self.judgements += 1 + len(names)
+        return found
 
     # ------------------------------------------------------------------------------------------------- cost
 
@@ -339,3 +355,8 @@ class _Race:
         """What became of an entrant after its last trial."""
         last = max(i for i, trial in enumerate(self.trials) if trial.candidate == entrant.name)
         self.trials[last] = replace(self.trials[last], outcome=outcome)
+
+
+def _why_without(verdicts: Sequence[Carried]) -> str:
+    broken = [f"{v.augmentation} ({v.change:+.3f} nats per token)" for v in verdicts if not v.kept]
+    return f" What was learned does not carry over under {', '.join(broken)}: left out." if broken else ""

@@ -35,8 +35,8 @@ CHOICE = Task(
 LABELS = Task(tuple(Demonstration(f"say {i}", "yes" if i % 2 else "no") for i in range(6)))
 
 
-def names(task: Task, recipe: Recipe, prefix_tokens: int = 100) -> list[str]:
-    return [c.name for c in candidates(task, recipe, prefix_tokens, {})]
+def names(task: Task, recipe: Recipe) -> list[str]:
+    return [c.name for c in candidates(task, recipe, {})]
 
 
 def at(found: Searched, steps: int) -> list[Trial]:
@@ -56,21 +56,18 @@ def test_candidates_follow_from_the_content() -> None:
     assert names(letters_task(4), text) == [DEFAULT, *rates]
     assert names(CHOICE, text) == [DEFAULT, "options", *rates]
     assert names(LABELS, text) == [DEFAULT, "labels", *rates]
-    sets = [DEFAULT, "order-symbols", "order-symbols-symmetry", "order-symbols-shift"]
-    assert names(ROWS, cells) == [*sets, "order-symbols-symmetry-shift-scale-tile"]
-    assert names(ROWS, cells, cells.sequence_tokens) == sets, "enlarged, it would fill more than a sequence"
+    assert names(ROWS, cells) == [DEFAULT], "what differs there is seen by `carry`"
 
 
 def test_no_two_candidates_are_the_same_on_the_task() -> None:
-    ragged = Task((*ROWS.demonstrations, Demonstration("1 0 0\n1 0", "0 0")))
-    assert names(ragged, RECIPES["auto"][1]) == [DEFAULT], (
-        "only order and symbols apply to rows of unequal length"
-    )
-    assert names(ROWS, replace(CELLS, augmentations=("order", "symbols")))[1] == "order-symbols-symmetry"
+    permuted = replace(RECIPES["auto"][0], augmentations=("order", "labels"))
+    assert "labels" not in names(LABELS, permuted) and "labels" in names(LABELS, RECIPES["auto"][0])
+    last = replace(RECIPES["auto"][0], loss="last-output")
+    assert "last-output" not in names(letters_task(4), last)
 
 
 def test_candidates_differ_from_the_recipe_in_what_they_are_named_for() -> None:
-    default, half, double, last = candidates(letters_task(4), RECIPES["auto"][0], 100, {})
+    default, half, double, last = candidates(letters_task(4), RECIPES["auto"][0], {})
     assert default.recipe == replace(TEXT, name="auto.default")
     assert half.recipe == replace(TEXT, name="auto.half-rate", learning_rate=TEXT.learning_rate / 2)
     assert double.recipe.learning_rate == 2 * TEXT.learning_rate and last.recipe.loss == "last-output"
