@@ -99,7 +99,10 @@ async def seek_first(state: State, context: Context, emit: Callable[[TrainStep],
         )
         return {
             "steps": [],
-            "notes": [f"No recipe was searched for: {why}. The recipe's own values are used."],
+            "notes": [
+                f"No recipe was searched for: {why}. The recipe's own values are used, without augmentations "
+                "that may break the task's rule."
+            ],
         }
     try:
         found = await seek(state, context, emit)

@@ -40,7 +40,7 @@ class Settings:
     """The same as a number of seconds; 0 takes `prefer`."""
     expected_repeats: float = 0.0
     """Further queries of the same task that are expected later."""
-    recipe: str = "standard"
+    recipe: str = "auto"
     """A name (docs/recipes.md), or the path of a `.toml` file."""
     votes: int = 1
     """Views of the task that vote on each answer; 1 answers once."""

@@ -21,6 +21,7 @@ from router.timing import in_time
 from router.upkeep import keep_within
 from store import Lease
 from store.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost
+from ttt.carry import undoubted
 from ttt.crossfit import begin, begins_on_halves
 from ttt.errors import TrainingFailed
 from ttt.recipes import Recipe, fitting
@@ -145,7 +146,7 @@ class _Work:
             emit = partial(self._emit, phase="halves")
         self._found = await seek_first(state, self.context, emit)
         self.searched += self._found.pop("steps")
-        return self._found.get("chosen") or recipe
+        return self._found.get("chosen") or (undoubted(task, recipe) if recipe.search else recipe)
 
     async def _train(self, recipe: Recipe, folder: Path, name: str) -> _Made:
         """On from the probe's steps, or from steps on halves."""

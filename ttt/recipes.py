@@ -175,13 +175,10 @@ _QUICK = (
     replace(CELLS, name="quick", steps=CELLS.steps // 2),
 )
 """Half the steps of `standard`."""
-_THOROUGH = (
-    replace(TEXT, name="thorough", steps=2 * TEXT.steps, learning_rate=TEXT.learning_rate / 2),
-    replace(CELLS, name="thorough", steps=3 * CELLS.steps, learning_rate=CELLS.learning_rate / 2),
-)
-"""More steps at half the rate; not measured yet."""
-_AUTO = _derived("auto", search=2.0)
-"""Searches from `standard`."""
+_AUTO = _derived("auto", search=1.15)
+"""Looks at what the first steps of `standard` have taught, and goes on accordingly."""
+_THOROUGH = _derived("thorough", search=3.0)
+"""`auto` with room for other recipes."""
 _DIRECT = _derived("direct", form="direct", batch=5)
 """Five single demonstrations a step; the published ablation finds it worse than in-context sequences."""
 _CONTEXT = _derived(
@@ -230,8 +227,8 @@ rate, twenty times the published 5e-5 (1B). α is ours; the first demonstration'
 RECIPES: dict[str, tuple[Recipe, Recipe]] = {
     "quick": _QUICK,
     "standard": (TEXT, CELLS),
-    "thorough": _THOROUGH,
     "auto": _AUTO,
+    "thorough": _THOROUGH,
     "direct": _DIRECT,
     "context": _CONTEXT,
     "paper-bbh": (_BBH, _BBH),
