@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from policies.checks import stay_arm
@@ -248,14 +249,19 @@ def _store_of_its_own(agent: Router, folder: Path) -> Iterator[None]:
 
 
 def _probe(step: Mapping[str, Any] | None) -> ProbeOutcome | None:
-    """Held-out figures before and after the short training; None where there was none."""
+    """Held-out figures before the short training and at each look; None where there was none."""
     if step is None:
         return None
     detail = step["detail"]
-    means = {
-        key: tuple(
-            sum(detail[f"{key}_{when}"]) / len(detail[f"{key}_{when}"]) for when in ("before", "after")
-        )
-        for key in ("logprob", "correct")
-    }
-    return ProbeOutcome((0, detail["steps"]), means["logprob"], means["correct"], step["seconds"])
+    looks = [{"steps": 0, **_look(detail, "before")}]
+    looks += detail.get("looks") or [{"steps": detail["steps"], **_look(detail, "after")}]
+    return ProbeOutcome(
+        tuple(int(look["steps"]) for look in looks),
+        tuple(look["logprob"] for look in looks),
+        tuple(look["correct"] for look in looks),
+        step["seconds"],
+    )
+
+
+def _look(detail: Mapping[str, Any], when: str) -> dict[str, float]:
+    return {key: mean(detail[f"{key}_{when}"]) for key in ("logprob", "correct")}

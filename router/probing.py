@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any
 
 from router import signals as measured
@@ -57,6 +58,10 @@ async def seek(state: State, context: Context, emit: Callable[[TrainStep], None]
             "recipe": chosen.id,
             "steps": len(found.begin.losses),
             "chosen": found.reason,
+            "looks": [
+                {"steps": steps, "logprob": mean(judged.logprob), "correct": mean(judged.correct)}
+                for steps, judged in found.looks
+            ],
             "tried": [asdict(trial) for trial in found.trials],
             "augmentations": [asdict(verdict) for verdict in found.augmentations],
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ from store import PolicyVersionRow, Store
 from store.errors import NotFound
 
 REMEDY = 'go back with `ttt-router policy revert`, or set policy = "rule"'
+
+
+@cache
+def shipped() -> Saved:
+    """What decides until a version is promoted: fitted on the outcomes that come with the package.
+
+    Raises:
+        PolicyError: these were damaged or changed.
+    """
+    return fit(prior_rows())[0]
 
 
 def save_fitted(
@@ -92,8 +103,7 @@ def read(row: PolicyVersionRow) -> Learned:
 
 
 def in_force(opened: Store, settings: Settings, *, may_revert: bool = False) -> tuple[Saved, list[str]]:
-    """The policy that decides, and notes: the setting's own, else the promoted version, else the shipped prior's,
-    else the built-in rule.
+    """The policy that decides, and notes: the setting's own, else the promoted version, else the shipped one.
 
     Args:
         may_revert: whether a broken promise is acted on, where the setting `auto_revert` asks for it.
@@ -102,11 +112,15 @@ def in_force(opened: Store, settings: Settings, *, may_revert: bool = False) -> 
         PolicyError: the one that should decide can't be read; the message says what helps.
     """
     notes: list[str] = []
-    policy: Saved = Rule()
+    policy: Saved
     active = opened.policy_versions.active()
     if settings.policy not in ("active", "rule"):
         policy = load(Path(settings.policy).expanduser())
-    elif settings.policy == "active" and active is not None:
+    elif settings.policy == "rule":
+        policy = Rule()
+    elif active is None:
+        policy = shipped()
+    else:
         try:
             policy = read(active)
         except PolicyError as error:
@@ -115,10 +129,8 @@ def in_force(opened: Store, settings: Settings, *, may_revert: bool = False) -> 
         promise = realised(opened, decided) if may_revert and settings.auto_revert else None
         if promise is not None and promise.below:
             before = revert(opened)
-            policy = Rule() if before is None else read(find(opened, before))
+            policy = shipped() if before is None else read(find(opened, before))
             notes.append(f"{promise.sentence} So {active.version} was replaced by {policy.version}.")
-    elif settings.policy == "active" and (rows := prior_rows()):
-        policy, _ = fit(rows)
     return as_set(policy, settings), notes
 
 
@@ -156,7 +168,7 @@ def promote(
         raise PolicyError(f"{row.version} is in force already.")
     candidate = as_set(read(row), settings)
     assert isinstance(candidate, Learned)
-    incumbent = as_set(Rule() if active is None else read(active), settings)
+    incumbent = as_set(shipped() if active is None else read(active), settings)
     verdict = gate(candidate, incumbent, rows, settings.worth, progress=progress)
     if verdict.promote:
         replaced = None if active is None else active.version
@@ -170,7 +182,7 @@ def revert(opened: Store) -> str | None:
     """Put back in force what the version in force replaced.
 
     Returns:
-        Its name; None for the built-in rule.
+        Its name; None for the shipped policy.
 
     Raises:
         PolicyError: no version is in force, so that there is nothing to go back from.
@@ -178,7 +190,7 @@ def revert(opened: Store) -> str | None:
     active = opened.policy_versions.active()
     if active is None:
         raise PolicyError(
-            "No policy version is in force: the built-in rule decides, and there is nothing to go back to."
+            "No policy version is in force: the shipped policy decides, and there is nothing to go back to."
         )
     before = dict(active.payload.get("promotion") or {}).get("replaced")
     known = {row.version for row in opened.policy_versions.list()}

@@ -74,6 +74,8 @@ class Entrant:
         self.seconds = 0.0
         self.judged: list[Judged] = []
         """At each rung."""
+        self.rungs: list[int] = []
+        """Steps at these."""
 
     @property
     def logprob(self) -> tuple[float, ...]:

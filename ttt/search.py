@@ -71,6 +71,8 @@ class Searched:
     evidence: CrossFitResult
     """Of the chosen candidate at its last rung; of one that replaced the default, less what the choice flatters
     it by. Tokens and seconds are those of all candidates."""
+    looks: tuple[tuple[int, Judged], ...]
+    """The chosen candidate at each rung: steps on either half, and the held-out demonstrations as judged."""
     trials: tuple[Trial, ...]
     augmentations: tuple[Carried, ...]
     """Which of the recipe's own keep the task's rule."""
@@ -197,6 +199,7 @@ class _Race:
         return Searched(
             kept(chosen.recipe, verdicts).with_steps(steps),
             self._evidence(chosen),
+            tuple(zip(chosen.rungs, chosen.judged, strict=True)),
             tuple(self.trials),
             verdicts,
             f"{self.why} {self._why_so_long(chosen, steps)}{_why_without(verdicts)}",
@@ -266,6 +269,7 @@ class _Race:
         for entrant, error in zip(alive, ended, strict=True):
             if error is None:
                 entrant.judged.append(await judge_folds(self.engine, self.parts, entrant.adapters))
+                entrant.rungs.append(rung)
                 self.judgements += 1
                 if entrant is self.entrants[0] or all(map(math.isfinite, entrant.logprob)):
                     self._record(entrant, "goes on", entrant.mean)

@@ -43,7 +43,7 @@ Confidence = Annotated[
     float | None,
     typer.Option("--confidence", metavar="C", help="Of the bound that the policy acts on, 0.5 to 0.999."),
 ]
-BUILT_IN = "the built-in rule"
+SHIPPED = "the shipped policy"
 
 
 @app.command("eval")
@@ -157,7 +157,6 @@ def list_(data_dir: DataDir = None) -> None:
     Example:
       ttt-router policy list
     """
-    from policies.prior import prior_rows
     from router.versions import in_force
 
     settings = settings_of(data_dir=data_dir)
@@ -172,9 +171,8 @@ def list_(data_dir: DataDir = None) -> None:
                 table.append((row.version, moment(row.created_at), str(n), state))
             print("\n".join(columns(table)))
         policy, _ = in_force(opened, settings)
-        print(
-            f"{policy.version} decides{_why(settings.policy, any(row.active for row in versions), bool(prior_rows()))}."
-        )
+        promoted = any(row.active for row in versions)
+        print(f"{policy.version} decides{_why(settings.policy, promoted)}.")
 
 
 @app.command("show")
@@ -217,7 +215,7 @@ def show(version: Version, data_dir: DataDir = None, as_json: Json = False) -> N
             lines.append(("in force", "yes" if row.active else "no"))
             if promotion:
                 lines.append(
-                    ("promoted", f"{moment(promotion['at'])}, over {promotion['replaced'] or BUILT_IN}")
+                    ("promoted", f"{moment(promotion['at'])}, over {promotion['replaced'] or SHIPPED}")
                 )
                 lines.append(("because", promotion["reason"]))
             promise = realised(opened, as_set(policy, settings_of(data_dir=data_dir)).version)
@@ -268,7 +266,7 @@ def revert(data_dir: DataDir = None) -> None:
     from router.versions import revert as back
 
     with _store(data_dir) as opened:
-        print(f"{back(opened) or BUILT_IN} is in force.")
+        print(f"{back(opened) or SHIPPED} is in force.")
 
 
 @app.command("diff")
@@ -339,15 +337,9 @@ def folds(reporter: Reporter) -> Callable[[int, int], None]:
     return say
 
 
-def _why(setting: str, promoted: bool, prior: bool) -> str:
+def _why(setting: str, promoted: bool) -> str:
     if setting not in ("active", "rule"):
         return ", as the setting `policy` names its file"
     if setting == "rule":
         return ', as the setting `policy` is "rule"'
-    if promoted:
-        return ""
-    return (
-        ": nothing was promoted, so the shipped outcomes count"
-        if prior
-        else (": nothing was promoted, and no outcomes are shipped yet to start from")
-    )
+    return "" if promoted else ": nothing was promoted, so it is the shipped one"

@@ -20,7 +20,7 @@ reuse.LEASE_S = training.LEASE_S = 2.0  # seconds until a dead owner is taken ov
 from router.agent import Router
 from ttt.task import Demonstration, Task
 task = Task(tuple(Demonstration(f"item {i}", "ok") for i in range(4)))
-with Router.open(model=sys.argv[1], data_dir=sys.argv[2], device="cpu", dtype="float32") as router:
+with Router.open(model=sys.argv[1], data_dir=sys.argv[2], device="cpu", dtype="float32", recipe="standard") as router:
     for event in router.stream(task, ["item 9"], arm="ttt"):
         print(type(event).__name__, flush=True)
 """
