@@ -1,6 +1,6 @@
 """What each signal tells of the gain from training, and what it costs. From rows of outcomes alone.
 
-    python benchmarks/signals.py rows.jsonl [more.jsonl ...] [--arm train:standard] [--out signals.json]
+    python benchmarks/signals.py rows.jsonl [more.jsonl ...] [--arm train:auto] [--out signals.json]
 
 The gain is an arm's accuracy less that of in-context learning, per task. For each signal:
 

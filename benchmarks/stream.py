@@ -338,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("rows", nargs="+", type=Path, help="files of rows, or folders of them")
     parser.add_argument("--after", nargs="+", type=Path, default=[], help="rows that come after the drift")
-    parser.add_argument("--arm", default="train:standard")
+    parser.add_argument("--arm", default="train:auto")
     parser.add_argument("--worth", type=float, default=30.0, help="seconds that a correct answer is worth")
     parser.add_argument("--tasks", type=int, default=300)
     parser.add_argument("--orders", type=int, default=20, help="random orders to average over")

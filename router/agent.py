@@ -82,7 +82,7 @@ class Router:
         Args:
             settings: all settings; read from environment and file when None.
             progress: gets a sentence at each slow step (fetching, converting a model).
-            policy: decides instead of the built-in rule.
+            policy: decides instead of the one that the settings and the store name.
             overrides: single settings, e.g. `model="smollm2-135m"`, `data_dir=…`, `prefer="fast"`.
 
         Raises:

@@ -254,7 +254,8 @@ def _probe(step: Mapping[str, Any] | None) -> ProbeOutcome | None:
         return None
     detail = step["detail"]
     looks = [{"steps": 0, **_look(detail, "before")}]
-    looks += detail.get("looks") or [{"steps": detail["steps"], **_look(detail, "after")}]
+    looks += detail.get("looks", [])[:-1]
+    looks.append({"steps": detail["steps"], **_look(detail, "after")})
     return ProbeOutcome(
         tuple(int(look["steps"]) for look in looks),
         tuple(look["logprob"] for look in looks),

@@ -21,6 +21,7 @@ from router.receipt import Step
 from router.reuse import demonstration_hashes, in_use, reference, verified
 from router.state import AdapterRef, Start, State
 from store import AdapterRow, Near
+from ttt.carry import undoubted
 from ttt.crossfit import MIN_DEMONSTRATIONS, folds
 from ttt.embedding import EMBEDDING, embed
 from ttt.errors import AdapterError, ContextOverflow
@@ -131,7 +132,7 @@ def _use(
     rows = [part.row for part in passed.parts]
     alone = reference(rows[0], context) if len(rows) == 1 else None
     answers = alone is not None and passed.check.use == "answers"
-    rest = shortened(recipe)
+    rest = shortened(undoubted(state["task"], recipe))
     context.beginnings[state["request"].episode_id] = passed.beginning
     hashes = {h for row in rows for h in row.demonstration_hashes}
     seen = {h for part in passed.parts for h in part.near.seen_inputs}

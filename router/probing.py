@@ -15,10 +15,12 @@ from router import signals as measured
 from router.context import Context
 from router.receipt import Step
 from router.state import State
+from ttt.carry import undoubted
 from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult, cross_fit
 from ttt.errors import ContextOverflow
 from ttt.recipes import Recipe, fitting, probing
 from ttt.search import search
+from ttt.task import Task
 from ttt.train import Beginning, TrainStep
 
 
@@ -32,7 +34,12 @@ class Found:
     detail: dict[str, Any]
 
 
-async def seek(state: State, context: Context, emit: Callable[[TrainStep], None]) -> Found:
+async def seek(
+    state: State,
+    context: Context,
+    emit: Callable[[TrainStep], None],
+    beat: Callable[[], None] = lambda: None,
+) -> Found:
     """Evidence on the recipe that was asked for, or on the one that a search finds; `context.beginnings` then has
     where its training goes on.
 
@@ -50,7 +57,13 @@ async def seek(state: State, context: Context, emit: Callable[[TrainStep], None]
     chosen: Recipe | None = None
     if recipe.search:
         found = await search(
-            context.engine, task, recipe, request.seed, emit=emit, should_stop=context.should_stop
+            context.engine,
+            task,
+            recipe,
+            request.seed,
+            emit=emit,
+            should_stop=context.should_stop,
+            beat=beat,
         )
         begun(found.begin)
         evidence, chosen = found.evidence, found.recipe
@@ -88,29 +101,23 @@ async def seek(state: State, context: Context, emit: Callable[[TrainStep], None]
     return Found(evidence, chosen, detail)
 
 
-async def seek_first(state: State, context: Context, emit: Callable[[TrainStep], None]) -> dict[str, Any]:
+async def seek_first(
+    state: State, context: Context, emit: Callable[[TrainStep], None], beat: Callable[[], None]
+) -> dict[str, Any]:
     """What a search, or the probe that a training begins by, adds to the state where none came before it; a note where
     a search was asked for and there can be none.
 
     Raises:
         TrainingFailed: as `search`.
     """
-    n, started = len(state["task"].demonstrations), time.perf_counter()
-    searched = bool(fitting(state["request"].recipes, state["task"]).search)
+    task, started = state["task"], time.perf_counter()
+    recipe = fitting(state["request"].recipes, task)
+    searched = bool(recipe.search)
     name = "search" if searched else "probe"
-    if n < MIN_DEMONSTRATIONS:
-        why = (
-            f"{n} demonstration(s) are too few to judge recipes on, at least {MIN_DEMONSTRATIONS} are needed"
-        )
-        return {
-            "steps": [],
-            "notes": [
-                f"No recipe was searched for: {why}. The recipe's own values are used, without augmentations "
-                "that may break the task's rule."
-            ],
-        }
+    if len(task.demonstrations) < MIN_DEMONSTRATIONS:
+        return {"steps": [], "notes": _unjudged(task, recipe)}
     try:
-        found = await seek(state, context, emit)
+        found = await seek(state, context, emit, beat)
     except ContextOverflow as error:
         step = Step(name, time.perf_counter() - started, {"failed": str(error)})
         notes = [f"No recipe was searched for: {error}"] if searched else []
@@ -118,3 +125,14 @@ async def seek_first(state: State, context: Context, emit: Callable[[TrainStep],
     step = Step(name, time.perf_counter() - started, found.detail)
     complete = measured.with_probe(state["signals"], found.evidence)
     return {"evidence": found.evidence, "chosen": found.chosen, "signals": complete, "steps": [step]}
+
+
+def _unjudged(task: Task, recipe: Recipe) -> list[str]:
+    """What a recipe that searches does without, where there are too few demonstrations to judge anything on."""
+    left_out = [name for name in recipe.augmentations if name not in undoubted(task, recipe).augmentations]
+    if not left_out:
+        return []
+    return [
+        f"{len(task.demonstrations)} demonstration(s) are too few to judge whether {', '.join(left_out)} keeps the task's "
+        f"rule (at least {MIN_DEMONSTRATIONS} are needed): trained without."
+    ]

@@ -49,7 +49,7 @@ class Settings:
     signals: str = "needed"
     """needed measures what the policy looks at; all measures everything, for episodes to learn from."""
     policy: str = "active"
-    """What decides: active (the promoted version, or else the built-in rule), rule, or the path of a policy's file."""
+    """What decides: active (the promoted version, or else the shipped policy), rule, or the path of a policy's file."""
     confidence: float = 0.0
     """One-sided confidence of the bound that the policy acts on, 0.5 to 0.999; 0 leaves the policy's own."""
     explore_s: float = 0.0

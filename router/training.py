@@ -113,7 +113,9 @@ class _Work:
             with context.store.adapters.stage() as staged:
                 made = await self._train(recipe, staged, f"train-{key.hash[:16]}")
                 plain: dict[str, Any] = {"recipe": asdict(recipe), "losses": list(made.report.losses)}
-                plain |= {"seconds": made.seconds, "tokens": made.tokens}
+                sought = self._found.get("evidence")  # steps on halves that a search has taken just now
+                before_s, before = (sought.train_s, sought.tokens) if sought is not None else (0.0, 0)
+                plain |= {"seconds": made.seconds + before_s, "tokens": made.tokens + before}
                 if begun_at is not None:
                     plain["start"] = list(begun_at.adapters)
                 hashes = learned_from(state)
@@ -141,10 +143,7 @@ class _Work:
         guarded = state["request"].arm == "auto" and begins_on_halves(task, recipe)
         if not recipe.search and (known or not guarded):
             return recipe
-        emit: Callable[[TrainStep], None] = self._emit
-        if not recipe.search:
-            emit = partial(self._emit, phase="halves")
-        self._found = await seek_first(state, self.context, emit)
+        self._found = await seek_first(state, self.context, partial(self._emit, phase="halves"), self._hold)
         self.searched += self._found.pop("steps")
         return self._found.get("chosen") or (undoubted(task, recipe) if recipe.search else recipe)
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
 from ttt.augment import OF_RECTANGLES, check_names, space
 from ttt.crossfit import Fold
 from ttt.engine import Engine
+from ttt.errors import ContextOverflow
 from ttt.icl import judge
 from ttt.recipes import Recipe
 from ttt.task import Demonstration, Task
@@ -43,7 +44,7 @@ class Carried:
     """That it changes."""
     change: float | None
     """Of the mean log-probability of their answers, transformed, from the base model to the training on the other
-    half, nats a token; None with fewer than four."""
+    half, nats a token; None where that was not judged: then it is kept unless it is doubted."""
     kept: bool
 
 
@@ -65,12 +66,14 @@ async def carry(
     adapters: Sequence[str],
     names: Sequence[str],
     seed: int,
+    go_on: Callable[[], None] = lambda: None,
 ) -> tuple[Carried, ...]:
     """Judge augmentations by trainings on either half of the task; one pass over each half for all of them.
 
     Args:
         adapters: by half, attached.
         names: see `checked`.
+        go_on: asked before each pass; what it raises ends the judging.
     """
     before: dict[str, list[float]] = defaultdict(list)
     after: dict[str, list[float]] = defaultdict(list)
@@ -86,7 +89,11 @@ async def carry(
             continue
         shown = [turned for _, turned in asked]
         for wearing, found in ((None, before), (adapter, after)):
-            judged = await judge(engine, part.task, shown, adapter=wearing)
+            go_on()
+            try:
+                judged = await judge(engine, part.task, shown, adapter=wearing, written=part.whole)
+            except ContextOverflow:  # enlarged ones are too long: nothing is known of any
+                return tuple(_verdict(name, (), ()) for name in names)
             for (name, _), logprob in zip(asked, judged.logprob, strict=True):
                 found[name].append(logprob)
     return tuple(_verdict(name, before[name], after[name]) for name in names)
@@ -100,7 +107,7 @@ def kept(recipe: Recipe, verdicts: Sequence[Carried]) -> Recipe:
 
 def _verdict(name: str, before: Sequence[float], after: Sequence[float]) -> Carried:
     if len(before) < FEWEST:
-        return Carried(name, len(before), None, True)
+        return Carried(name, len(before), None, name not in DOUBTED)
     change = mean(b - a for a, b in zip(before, after, strict=True))
     return Carried(name, len(before), change, change > 0)
 

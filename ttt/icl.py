@@ -362,13 +362,18 @@ async def judge(
     *,
     adapter: str | None,
     priority: Priority = Priority.SIGNALS,
+    written: Task | None = None,
 ) -> Judged:
-    """Score `held_out` demonstrations after the (other) demonstrations of `task`, by forward passes."""
-    fmt = PromptFormat(
-        engine.loaded.tokenizer,
-        Task((*task.demonstrations, *held_out), task.instruction),
-        as_turns=engine.loaded.as_turns,
-    )
+    """Score `held_out` demonstrations after the (other) demonstrations of `task`, by forward passes.
+
+    Args:
+        written: the task whose prompts are written alike; both sorts of demonstrations together if left out.
+
+    Raises:
+        ContextOverflow: one of them does not fit.
+    """
+    whole = written or Task((*task.demonstrations, *held_out), task.instruction)
+    fmt = PromptFormat(engine.loaded.tokenizer, whole, as_turns=engine.loaded.as_turns)
     segments = [fmt.segment(d) for d in task.demonstrations]
     judged = [fmt.segment(d) for d in held_out]
     budget = engine.loaded.context_length - len(fmt.head()) - max(map(len, judged))

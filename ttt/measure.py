@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ttt.carry import CHECKED
+from ttt.content import content_kind
 from ttt.crossfit import MIN_DEMONSTRATIONS
 from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe
+from ttt.search import rungs
 from ttt.task import Query, Task
 
 if TYPE_CHECKING:
@@ -27,11 +30,12 @@ class TaskSize:
     answer_tokens: float
     """Mean over the demonstrations' outputs."""
     longest_answer: int
+    cells: bool = False
 
     def train_tokens(self, recipe: Recipe) -> int:
-        """Tokens that a training runs over, over all steps; with its search, at most, where the recipe has one."""
+        """Tokens that a training runs over, over all steps; with its search, at most, where other recipes are tried."""
         once = _tokens(recipe, self.n_demonstrations, self.prefix_tokens)
-        return round(once * recipe.search) if recipe.search and self._halves else once
+        return round(once * recipe.search) if self._chooses(recipe) else once + self._checks(recipe)
 
     def probe_tokens(self, recipe: Recipe) -> int:
         """Tokens that both halves of the cross-fitted probe train on, or a search at most; 0 where it is not
@@ -40,8 +44,8 @@ class TaskSize:
             return 0
         first = replace(recipe, form="in-context", steps=recipe.probed)
         once = 2 * _tokens(first, self.n_demonstrations // 2, self.prefix_tokens // 2)
-        if not recipe.search:
-            return once
+        if not self._chooses(recipe):
+            return once + self._checks(recipe)
         return max(once, self.train_tokens(recipe) - self.rest_tokens(recipe))
 
     def rest_tokens(self, recipe: Recipe) -> int:
@@ -49,6 +53,19 @@ class TaskSize:
         begun = self._halves and recipe.form == "in-context"
         rest = recipe.with_steps(max(1, recipe.steps - recipe.probed)) if begun else recipe
         return _tokens(rest, self.n_demonstrations, self.prefix_tokens)
+
+    def _chooses(self, recipe: Recipe) -> bool:
+        """Whether the recipe's search has room for a second candidate (see `search`); on cells there is none."""
+        first = rungs(recipe)[0]
+        two = 2 * (first + 1) + recipe.steps - first
+        return self._halves and not self.cells and two <= recipe.search * recipe.steps
+
+    def _checks(self, recipe: Recipe) -> int:
+        """What it costs to see which augmentations hold, in tokens trained on: judging is half as dear."""
+        names = (
+            set(recipe.augmentations) & set(CHECKED) if self.cells and recipe.search and self._halves else ()
+        )
+        return (1 + len(names)) * self.prefix_tokens if names else 0
 
     @property
     def _halves(self) -> bool:
@@ -74,4 +91,5 @@ def task_size(engine: Engine, task: Task, queries: Sequence[Query]) -> TaskSize:
         sum(len(fmt.asked(q)) for q in queries),
         sum(answers) / len(answers) if answers else 0.0,
         max(answers, default=fmt.max_new_tokens(task)),
+        content_kind(task) in ("grid", "sequence"),
     )

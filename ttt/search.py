@@ -11,12 +11,15 @@ first step of Holm). So where no other one is better, the recipe is replaced in 
 in the tests); and with ten demonstrations only clear differences are seen. The evidence of a winner that is not
 the default is handed on at that lower bound instead of at its mean.
 
+**Where nothing has been learned there is no second look.** Where the best candidate has not raised the held-out
+log-probability over the base model's, the race ends at that rung.
+
 **How long to train** is read from the last two rungs of the recipe that was chosen. Where the later one does not
 raise the held-out log-probability by more than its standard error, more does not pay: only the decay of the rate
 is left. Where it does, training is as long as the budget allows, up to half as long again; that this still pays
 later is an extrapolation, since the halves end at the latest at half of the recipe's steps.
 
-The budget is a number of tokens, so that the same task and seed find the same recipe on any machine: those
+The budget bounds what is tried besides, and steps beyond the recipe's own. It is a number of tokens, so that the same task and seed find the same recipe on any machine: those
 trained on, and those that judging reads, at half. Training on all demonstrations goes on from the mean of the
 winner's two adapters; its rungs are part of that training. Knows nothing of seconds or of queries.
 """
@@ -90,22 +93,30 @@ async def search(
     starts: Mapping[str, Beginning] | None = None,
     emit: Callable[[TrainStep], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
+    beat: Callable[[], None] = lambda: None,
 ) -> Searched:
     """Search from `recipe`, within its budget `recipe.search`.
 
     Args:
         starts: further starting points by name (see `candidates`), of the recipe's rank and layers.
+        beat: called before each judging, which `emit` says nothing of.
 
     Raises:
         TaskError: fewer than four demonstrations.
         TrainingFailed: the recipe as it is fails, or `should_stop` said so. A candidate that fails is dropped.
     """
     parts = folds(task, seed)
+
+    def go_on() -> None:
+        beat()
+        if should_stop():
+            raise Cancelled("The search was cancelled; the model is unchanged.")
+
     base = await judge_folds(engine, parts, (None, None))
     fmt = PromptFormat(engine.loaded.tokenizer, task, as_turns=engine.loaded.as_turns)
     tokens = StepTokens.of(fmt, task, recipe)
     listed = candidates(task, undoubted(task, recipe), starts or {})
-    race = _Race(engine, task, parts, base, recipe, seed, tokens, emit)
+    race = _Race(engine, task, parts, base, recipe, seed, tokens, emit, go_on)
     race.entrants = [Entrant(engine, parts, candidate, seed, should_stop) for candidate in listed]
     try:
         return await race.run()
@@ -165,8 +176,10 @@ class _Race:
         seed: int,
         tokens: StepTokens,
         emit: Callable[[TrainStep], None],
+        go_on: Callable[[], None],
     ) -> None:
         self.engine, self.parts, self.base, self.recipe, self.emit = engine, parts, base, recipe, emit
+        self.go_on = go_on
         self.task, self.seed, self.expected = task, seed, tokens
         self.trials: list[Trial] = []
         self.flattery = 0.0
@@ -180,13 +193,18 @@ class _Race:
             entrant.drop(bench)
 
     async def run(self) -> Searched:
-        alive, ladder = self.entrants, rungs(self.recipe)
+        ladder = rungs(self.recipe)
+        alive = await self._first(self.entrants, ladder[0])
         for number, rung in enumerate(ladder):
-            alive = await (self._affordable(alive, rung) if number else self._first(alive, rung))
-            if len(alive) == 1 and rung > self.recipe.probed:
-                break  # evidence as strong as a probe's is there, and nothing left to choose
+            alive = await self._affordable(alive, rung) if number else alive
+            if len(alive) == 1 and rung != self.recipe.probed:
+                if rung < self.recipe.probed:
+                    continue  # nothing to choose: one look, as a probe's
+                break  # evidence as strong as a probe's is there
             alive = await self._advance(alive, rung)
             leader = max(alive, key=lambda e: e.mean)
+            if leader.mean <= mean(self.base.logprob):
+                break  # what has not helped by now seldom does, and looking on costs as much again
             if len(leader.judged) > 1 and not pays(leader.judged[-2].logprob, leader.logprob):
                 break
             if rung != ladder[-1]:
@@ -197,12 +215,12 @@ class _Race:
         steps = self._steps(chosen)
         begin = await self.engine.run(chosen.finish)
         return Searched(
-            kept(chosen.recipe, verdicts).with_steps(steps),
+            lasting(kept(chosen.recipe, verdicts), steps, chosen.steps),
             self._evidence(chosen),
             tuple(zip(chosen.rungs, chosen.judged, strict=True)),
             tuple(self.trials),
             verdicts,
-            f"{self.why} {self._why_so_long(chosen, steps)}{_why_without(verdicts)}",
+            " ".join(filter(None, (self.why, self._why_so_long(chosen, steps), _why_without(verdicts)))),
             begin,
         )
 
@@ -211,7 +229,7 @@ class _Race:
         names = checked(self.task, self.recipe)
         if not names:
             return ()
-        found = await carry(self.engine, self.task, self.parts, chosen.adapters, names, self.seed)
+        found = await carry(self.engine, self.task, self.parts, chosen.adapters, names, self.seed, self.go_on)
         self.judgements += 1 + len(names)
         return found
 
@@ -244,7 +262,7 @@ class _Race:
         n = len(alive)
         while n > 1 and not self._fits(alive[:n], rung):
             n -= 1
-        for entrant in alive[n:]:
+        for entrant in alive[n:] if n > 1 else ():
             self._record(entrant, "not tried: the budget has no room")
         self.tried = n - 1
         return alive[:n]
@@ -268,6 +286,7 @@ class _Race:
         going: list[Entrant] = []
         for entrant, error in zip(alive, ended, strict=True):
             if error is None:
+                self.go_on()
                 entrant.judged.append(await judge_folds(self.engine, self.parts, entrant.adapters))
                 entrant.rungs.append(rung)
                 self.judgements += 1
@@ -304,7 +323,8 @@ class _Race:
     async def _choose(self, alive: list[Entrant]) -> list[Entrant]:
         """The default, or the best of the others where it is better beyond doubt; the only one left as it is."""
         if len(alive) == 1:
-            self.why = self.why or "No other recipe is left to be held against the default."
+            if self.tried and not self.why:
+                self.why = "No other recipe is left to be held against the default."
             return alive
         default, *others = self._ranked(alive)
         name, low = best_of(default.logprob, {e.name: e.logprob for e in others}, self.tried)
@@ -324,23 +344,29 @@ class _Race:
                 await self.engine.run(entrant.drop)
         return [chosen]
 
+    def _before(self, chosen: Entrant) -> Judged:
+        """At the look before the last; the base model, where there was one look."""
+        return chosen.judged[-2] if len(chosen.judged) > 1 else self.base
+
     def _steps(self, chosen: Entrant) -> int:
-        """How many steps the training takes in all."""
-        wanted = self.recipe.steps
-        if len(chosen.judged) > 1:
-            longest = math.ceil(LONGEST * self.recipe.steps)
-            shortest = min(self.recipe.steps, chosen.steps + math.ceil(TAIL * self.recipe.steps))
-            wanted = longest if pays(chosen.judged[-2].logprob, chosen.logprob) else shortest
-        affordable = int(self._left / self._whole_step_tokens(chosen))
-        return chosen.steps + max(1, min(wanted - chosen.steps, affordable))
+        """How many steps the training takes in all. The budget bounds only what goes beyond the recipe's own."""
+        steps = self.recipe.steps
+        if not pays(self._before(chosen).logprob, chosen.logprob):
+            return min(steps, chosen.steps + math.ceil(TAIL * steps))
+        if len(chosen.judged) == 1:
+            return steps
+        affordable = chosen.steps + int(self._left / self._whole_step_tokens(chosen))
+        return max(steps, min(math.ceil(LONGEST * steps), affordable))
 
     def _why_so_long(self, chosen: Entrant, steps: int) -> str:
-        end = f"{steps} steps in place of {self.recipe.steps}"
-        if len(chosen.judged) < 2:
-            return f"It was judged once: {end}."
-        change = chosen.mean - mean(chosen.judged[-2].logprob)
-        still = "still pays" if pays(chosen.judged[-2].logprob, chosen.logprob) else "does not pay"
-        return f"More training {still} at {chosen.steps} steps ({change:+.3f} nats per token): {end}."
+        before = self._before(chosen).logprob
+        pay = "pays" if len(chosen.judged) == 1 else "still pays"
+        if not pays(before, chosen.logprob):
+            pay = "does not pay"
+        elif steps < math.ceil(LONGEST * self.recipe.steps) and len(chosen.judged) > 1:
+            pay += ", as far as the budget goes,"
+        change = chosen.mean - mean(before)
+        return f"More training {pay} at {chosen.steps} steps ({change:+.3f} nats per token): {steps} steps."
 
     def _evidence(self, chosen: Entrant) -> CrossFitResult:
         return CrossFitResult(
@@ -361,6 +387,21 @@ class _Race:
         self.trials[last] = replace(self.trials[last], outcome=outcome)
 
 
+def lasting(recipe: Recipe, steps: int, taken: int) -> Recipe:
+    """The recipe with another number of steps, `taken` of them made. Where they are fewer, the rate does not rise any
+    further: it decays from where it is."""
+    if steps >= recipe.steps:
+        return recipe.with_steps(steps)
+    rising = recipe.warmup * recipe.steps
+    reached = min(1.0, taken / rising) if rising > 0 else 1.0
+    return replace(
+        recipe,
+        steps=steps,
+        learning_rate=recipe.learning_rate * reached,
+        warmup=min(recipe.warmup, taken / steps),
+    )
+
+
 def _why_without(verdicts: Sequence[Carried]) -> str:
     broken = [f"{v.augmentation} ({v.change:+.3f} nats per token)" for v in verdicts if not v.kept]
-    return f" What was learned does not carry over under {', '.join(broken)}: left out." if broken else ""
+    return f"What was learned does not carry over under {', '.join(broken)}: left out." if broken else ""

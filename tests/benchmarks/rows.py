@@ -7,7 +7,7 @@ import random
 from policies.outcomes import ArmOutcome, ProbeOutcome, TaskOutcome
 from policies.types import SIGNALS_VERSION
 
-TRAIN = "train:standard"
+TRAIN = "train:auto"
 
 
 def simulated_rows(

@@ -171,7 +171,7 @@ def test_live_tasks_are_held_against_their_replay(
     from tests.router.conftest import QUICK
     from ttt.recipes import RECIPES
 
-    monkeypatch.setitem(RECIPES, "standard", (replace(QUICK, name="standard"),) * 2)
+    monkeypatch.setitem(RECIPES, "auto", (replace(QUICK, name="auto"),) * 2)
     for name, value in {"MODEL": str(tiny_llama), "DTYPE": "float32", "DEVICE": "cpu"}.items():
         monkeypatch.setenv(f"TTT_ROUTER_{name}", value)
     files = write([PROCEDURES["words-roman"], PROCEDURES["counting-length"]], tmp_path / "families", 60)

@@ -51,7 +51,7 @@ def test_the_python_runs(folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert re.match(r"\S+ [\d.]+ s train:standard is expected to add", done.stdout)
+    assert re.match(r"\S+ [\d.]+ s train:auto is expected to add", done.stdout)
 
 
 def test_the_line_of_a_log_that_the_page_shows_is_read(

@@ -9,7 +9,7 @@ import numpy as np
 from policies.outcomes import ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
 from policies.types import SIGNALS_VERSION
 
-TRAIN = "train:standard"
+TRAIN = "train:auto"
 
 
 @dataclass(frozen=True)

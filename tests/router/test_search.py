@@ -30,6 +30,7 @@ from tests.router.conftest import (
 from tests.router.test_evaluate import write_family
 from tests.router.test_nodes import detail
 from ttt.recipes import RECIPES
+from ttt.task import Demonstration, Task
 
 AUTO = replace(QUICK, name="auto", probe_steps=4, search=4.0)
 
@@ -97,7 +98,12 @@ def test_too_few_demonstrations_train_the_recipe_as_it_is_and_say_so(open_router
     receipt = open_router(recipe="auto").ask(ok_task(3), QUERIES, arm="ttt")
     assert step_names(receipt) == ["look-up", "train", "answer"]
     assert detail(receipt, "train")["recipe"] == AUTO.id
-    assert any("3 demonstration(s) are too few to judge recipes on" in note for note in receipt.notes)
+    assert receipt.notes == (), "texts go without nothing"
+    rows = Task(tuple(Demonstration(f"{i} 0 0", f"0 {i} 0") for i in (1, 2, 3)))
+    mirrored = replace(AUTO, augmentations=("order", "symmetry"))
+    without = open_router(recipe="auto").ask(rows, ["4 0 0"], arm="ttt", recipe=(mirrored, mirrored))
+    assert detail(without, "train")["recipe"] == replace(mirrored, augmentations=("order",)).id
+    assert any("too few to judge whether symmetry keeps the task's rule" in note for note in without.notes)
 
 
 def test_a_search_that_is_cancelled_falls_back_and_leaves_nothing(
@@ -132,7 +138,5 @@ def test_evaluate_runs_with_it_and_counts_the_search(tiny_llama: Path, tmp_path:
     report = evaluate([write_family(tmp_path, "aa")], options, settings)
     (row,) = report["families"]
     assert row["arms"]["ttt"]["arm"] == "train:auto"
-    assert (
-        row["arms"]["ttt"]["chosen"].endswith("steps in place of 12.") and "chosen" not in row["arms"]["icl"]
-    )
+    assert row["arms"]["ttt"]["chosen"].endswith(" steps.") and "chosen" not in row["arms"]["icl"]
     assert report["settings"]["recipes"] == [AUTO.id, AUTO.id]

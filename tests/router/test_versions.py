@@ -14,8 +14,8 @@ from sqlalchemy import update
 from policies.errors import PolicyError
 from policies.explore import Exploring
 from policies.gate import Gate, gate
-from policies.learned import Learned
-from policies.outcomes import TaskOutcome, hash_rows, write_rows
+from policies.learned import Learned, fit
+from policies.outcomes import TaskOutcome, hash_rows, read_rows, write_rows
 from policies.persist import as_payload
 from policies.prior import prior_rows
 from policies.rule import Rule
@@ -43,6 +43,13 @@ def opened(tmp_path: Path) -> Iterator[Store]:
     made = Store.open(f"sqlite:///{tmp_path / 'router.db'}", tmp_path / "adapters")
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule stands for what is shipped, and no further row is fitted with: what follows is about the store."""
+    monkeypatch.setattr(versions, "shipped", Rule)
+    monkeypatch.setattr(versions, "prior_rows", list)
 
 
 def force(opened: Store, policy: Learned, replaced: str | None = None) -> None:
@@ -183,16 +190,44 @@ def test_the_shipped_prior_is_refused_when_it_was_changed(tmp_path: Path) -> Non
     assert prior_rows(tmp_path / "prior.jsonl", hash_rows(SEEN)) == SEEN
     with pytest.raises(PolicyError, match="do not match their hash"):
         prior_rows(tmp_path / "prior.jsonl", "0" * 64)
-    shipped = prior_rows()  # none yet, or what the hash says
-    assert shipped == [] or len({row.family for row in shipped}) >= 8
+    with pytest.raises(PolicyError, match="can't be read .*install the package again"):
+        prior_rows(tmp_path / "none.jsonl", "0" * 64)
 
 
-def test_a_shipped_prior_decides_from_the_start_and_is_fitted_with(
+def test_the_shipped_rows_are_those_that_are_published() -> None:
+    """Of the embedded model, by the default recipe, every arm in each; and the files under benchmarks/ are they."""
+    rows = prior_rows()
+    published = read_rows([Path(__file__).parents[2] / "benchmarks" / "outcomes"])
+    assert {row.key for row in rows} == {row.key for row in published} and hash_rows(rows) == hash_rows(
+        published
+    )
+    assert all(set(row.arms) == {"icl", f"train:{Settings().recipe}"} for row in rows)
+    assert len({row.model for row in rows}) == 1 and len({row.family for row in rows}) >= 100
+
+
+def test_the_shipped_policy_decides_until_one_is_promoted(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "shipped", lambda: fit(SEEN)[0])
+    policy, _ = in_force(opened, Settings())
+    assert isinstance(policy, Learned) and policy.provenance.n_rows == len(SEEN)
+    assert in_force(opened, Settings(policy="rule"))[0] == Rule()
+    judged: list[Policy] = []
+
+    def spied(candidate: Learned, incumbent: Policy, *given: Any, **options: Any) -> Gate:
+        judged.append(incumbent)
+        return gate(candidate, incumbent, *given, **options)
+
+    monkeypatch.setattr(versions, "gate", spied)
+    mine, _ = save_fitted(opened, fresh(60))
+    promote(opened, mine.version, fresh(20, 3), Settings())
+    assert judged == [policy], "what would be replaced is what decides"
+
+
+def test_what_is_fitted_is_fitted_with_the_shipped_rows(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions, "prior_rows", lambda: SEEN)
-    policy, _ = in_force(opened, Settings())
-    assert isinstance(policy, Learned) and policy.provenance.n_rows == len(SEEN)
     both, _ = save_fitted(opened, fresh(10))
     assert both.provenance.n_rows == len(SEEN) + 10
 
@@ -245,13 +280,13 @@ def test_fit_list_promote_show_diff_and_revert_on_the_command_line(
     assert f"{version} is in force." in done.out
     assert f"{version} decides" in run("policy", "list").out
     shown = run("policy", "show", version)
-    assert "over the built-in rule" in shown.out and "too few trained tasks" in shown.out
+    assert "over the shipped policy" in shown.out and "too few trained tasks" in shown.out
     assert json.loads(run("policy", "show", seen.with_name("policy.json"), "--json").out)["sha256"]
     assert "confidence" in run("policy", "diff", version, second).out
     assert run("policy", "diff", version, version).out == "They do not differ.\n"
     refused = run("policy", "promote", second, others, "--worth", "5")
     assert refused.code == 8 and refused.err.splitlines()[-1].startswith("error: Not promoted")
-    assert run("policy", "revert").out == "the built-in rule is in force.\n"
+    assert run("policy", "revert").out == "the shipped policy is in force.\n"
     assert run("policy", "revert").code == 8
     assert run("policy", "show", "nothing").code == 7
 

@@ -13,6 +13,7 @@ from ttt import carry as carrying
 from ttt.carry import CHECKED, Carried, carry, checked, kept, undoubted
 from ttt.crossfit import folds
 from ttt.engine import Engine
+from ttt.errors import ContextOverflow
 from ttt.icl import Judged, judge
 from ttt.recipes import CELLS, RECIPES, TEXT
 from ttt.search import search
@@ -87,7 +88,17 @@ async def test_what_changes_no_demonstration_is_not_judged(
 
     monkeypatch.setattr(carrying, "judge", never)
     found = await carry(llama_engine, STILL, folds(STILL, 0), ("a", "b"), ("symmetry",), 0)
-    assert found == (Carried("symmetry", 0, None, True),)
+    assert found == (Carried("symmetry", 0, None, False),), "what is doubted needs evidence"
+
+
+async def test_what_does_not_fit_is_not_judged(llama_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def overflows(*_: object, **__: object) -> Judged:
+        raise ContextOverflow("too long")
+
+    monkeypatch.setattr(carrying, "judge", overflows)
+    names = ("symbols", "symmetry")
+    found = await carry(llama_engine, DIRECTED, folds(DIRECTED, 0), ("a", "b"), names, 0)
+    assert [(v.change, v.kept) for v in found] == [(None, True), (None, False)]
 
 
 async def test_each_half_is_judged_by_what_has_not_seen_it(
@@ -97,10 +108,15 @@ async def test_each_half_is_judged_by_what_has_not_seen_it(
     asked: list[tuple[Task, list[Demonstration], str | None]] = []
 
     async def spy(
-        engine: Engine, task: Task, held_out: Sequence[Demonstration], *, adapter: str | None
+        engine: Engine,
+        task: Task,
+        held_out: Sequence[Demonstration],
+        *,
+        adapter: str | None,
+        written: Task,
     ) -> Judged:
         asked.append((task, list(held_out), adapter))
-        return await judge(engine, task, held_out, adapter=None)
+        return await judge(engine, task, held_out, adapter=None, written=written)
 
     monkeypatch.setattr(carrying, "judge", spy)
     task, parts = DIRECTED, folds(DIRECTED, 1)

@@ -21,7 +21,19 @@ from ttt.errors import Cancelled, NonFiniteLoss, TaskError
 from ttt.icl import Judged
 from ttt.measure import TaskSize, task_size
 from ttt.recipes import CELLS, RECIPES, TEXT, Recipe
-from ttt.search import LEVEL, LONGEST, TAIL, Searched, Trial, best_of, lower_bound, pays, rungs, search
+from ttt.search import (
+    LEVEL,
+    LONGEST,
+    TAIL,
+    Searched,
+    Trial,
+    best_of,
+    lasting,
+    lower_bound,
+    pays,
+    rungs,
+    search,
+)
 from ttt.task import Demonstration, Task
 from ttt.train import Beginning, TrainRequest, TrainStep, train_adapter
 
@@ -75,7 +87,7 @@ def test_candidates_differ_from_the_recipe_in_what_they_are_named_for() -> None:
 
 def test_rungs_are_half_a_probe_a_probe_and_its_doubles_up_to_half_of_the_steps() -> None:
     assert rungs(CELLS) == (5, 10, 20)
-    assert rungs(TEXT) == (3, 6)
+    assert rungs(TEXT) == (1, 3, 6)
     assert rungs(replace(TEXT, steps=2)) == (1,)
 
 
@@ -138,7 +150,7 @@ async def test_the_worse_half_is_dropped_at_each_rung(llama_engine: Engine) -> N
     assert all(t.outcome == "dropped: in the worse half" for t in others[1:])
     assert [t.outcome for t in found.trials].count("chosen") == 1
     assert len({t.logprob_before for t in found.trials}) == 1, "the base model is judged once"
-    assert found.recipe.search == 0 and found.reason.endswith(f"steps in place of {AUTO.steps}.")
+    assert found.recipe.search == 0 and found.reason.endswith(f": {found.recipe.steps} steps.")
     assert [s.step for s in steps] == list(range(1, len(steps) + 1)) and steps[-1].step == steps[-1].of
     assert await attached(llama_engine) == () and await llama_engine.base_hash() == digest
 
@@ -151,12 +163,13 @@ async def test_the_same_seed_finds_the_same(llama_engine: Engine) -> None:
 
 
 async def test_a_search_among_one_is_a_probe(llama_engine: Engine) -> None:
-    """To pause at a rung changes nothing: weights, losses and evidence are those of a probe in one go."""
+    """One look, and weights, losses and evidence are those of a probe."""
     task = letters_task(6)
     found = await search(llama_engine, task, ALONE, 1)
     begun: list[Beginning] = []
     evidence = await cross_fit(llama_engine, task, ALONE, 1, begun=begun.append)
-    assert [(t.candidate, t.steps) for t in found.trials if t.steps] == [(DEFAULT, 2), (DEFAULT, 4)]
+    assert [(t.candidate, t.steps) for t in found.trials] == [(DEFAULT, 4)]
+    assert [steps for steps, _ in found.looks] == [4] and found.reason.startswith("More training ")
     assert found.evidence.logprob_after == pytest.approx(evidence.logprob_after, abs=1e-4)
     assert found.evidence.tokens == evidence.tokens
     assert found.begin.losses == pytest.approx(begun[0].losses, abs=1e-4)
@@ -207,23 +220,35 @@ async def test_the_winners_rungs_are_part_of_its_training(llama_engine: Engine) 
 
 @pytest.mark.parametrize("budget", [1.0, 1.5, 2.0, 4.0])
 async def test_search_and_training_together_keep_the_budget(llama_engine: Engine, budget: float) -> None:
+    """It bounds what goes beyond the recipe: that and its one look are always afforded."""
     task, recipe = letters_task(8), replace(AUTO, steps=24, search=budget)
     found = await search(llama_engine, task, recipe, 0)
-    judged = sum(trial.steps > 0 for trial in found.trials) * task_size(llama_engine, task, ()).prefix_tokens
+    judged = len(found.trials) * task_size(llama_engine, task, ()).prefix_tokens
     training = await train_adapter(llama_engine, TrainRequest(task, found.recipe, 0, None, "a", found.begin))
     alone = await train_adapter(llama_engine, TrainRequest(task, replace(recipe, search=0.0), 0, None, "a"))
-    assert found.evidence.tokens + judged + training.tokens <= budget * alone.tokens * 1.02
+    looked = judged if budget > 1.0 else 0
+    assert found.evidence.tokens + looked + training.tokens <= budget * alone.tokens * 1.02
     tried = [trial.candidate for trial in found.trials if trial.steps == 2]
     left_out = [t.candidate for t in found.trials if t.outcome == "not tried: the budget has no room"]
-    assert tried[0] == DEFAULT and len(tried) + len(left_out) == 4
-    assert (len(tried) == 1) == (budget == 1.0) and (len(tried) == 4 or budget < 2)
+    if budget == 1.0:
+        assert tried == left_out == [], "nothing to choose, nothing to say of it"
+    else:
+        assert tried[0] == DEFAULT and len(tried) + len(left_out) == 4 and (len(tried) == 4 or budget < 2)
+
+
+async def test_a_long_prompt_is_trained_on_as_long_as_a_short_one(llama_engine: Engine) -> None:
+    """Sequences are cut at `sequence_tokens`, judging reads all: that must not cost a recipe its own steps."""
+    recipe = replace(ALONE, steps=24, learning_rate=2e-3, sequence_tokens=24)
+    found = await search(llama_engine, letters_task(8), recipe, 0)
+    assert found.recipe.steps == (24 if "pays at 4 steps" in found.reason else 4 + round(TAIL * 24))
 
 
 async def test_where_more_does_not_pay_training_is_short(llama_engine: Engine) -> None:
     still = replace(AUTO, steps=16, learning_rate=1e-12, search=10.0)
     found = await search(llama_engine, letters_task(6), still, 0)
-    assert max(t.steps for t in found.trials) == 4, "the rung of eight steps is not run"
-    assert found.recipe.steps == 4 + round(TAIL * 16) and "More training does not pay" in found.reason
+    last = max(t.steps for t in found.trials)
+    assert last <= 4, "the rung of eight steps is not run"
+    assert found.recipe.steps == last + round(TAIL * 16) and "More training does not pay" in found.reason
     assert "The default stays" in found.reason and found.recipe.name == "auto.default"
 
 
@@ -234,6 +259,31 @@ async def test_where_more_pays_training_is_as_long_as_the_budget_allows(llama_en
     assert found.recipe.steps == LONGEST * 16
     tight = await search(llama_engine, letters_task(8), replace(recipe, search=1.0), 0)
     assert tight.recipe.steps <= 16
+
+
+def test_a_shorter_training_does_not_raise_its_rate_any_further() -> None:
+    half = replace(CELLS, steps=40, warmup=0.5, learning_rate=2e-3)
+    short = lasting(half, 20, 10)
+    assert (short.steps, short.learning_rate, short.warmup) == (20, 1e-3, 0.5)
+    assert lasting(half, 60, 10) == half.with_steps(60) and lasting(half, 40, 10) == half
+    past = lasting(TEXT, 7, 3)
+    assert (past.steps, past.learning_rate) == (7, TEXT.learning_rate) and past.warmup == TEXT.warmup
+
+
+async def test_a_search_that_is_cancelled_judges_nothing_more(llama_engine: Engine) -> None:
+    beats: list[int] = []
+    steps: list[TrainStep] = []
+    with pytest.raises(Cancelled, match="The search was cancelled"):
+        await search(
+            llama_engine,
+            letters_task(6),
+            ALONE,
+            0,
+            emit=steps.append,
+            should_stop=lambda: len(steps) == 8,
+            beat=lambda: beats.append(len(steps)),
+        )
+    assert beats == [8] and await attached(llama_engine) == ()
 
 
 async def test_a_starting_point_is_a_candidate(llama_engine: Engine) -> None:
@@ -286,9 +336,27 @@ async def test_a_search_that_fails_or_is_cancelled_leaves_nothing(llama_engine: 
 
 def test_what_a_search_may_cost_is_known_before() -> None:
     size = TaskSize("t", 10, 400, 100, 4.0, 5)
-    auto, standard = RECIPES["auto"][1], CELLS
-    assert size.train_tokens(auto) == 2 * size.train_tokens(standard)
-    assert size.probe_tokens(auto) + size.rest_tokens(auto) == size.train_tokens(auto)
-    assert size.rest_tokens(auto) == size.rest_tokens(standard)
+    (text, cells), thorough = RECIPES["auto"], RECIPES["thorough"][0]
+    for one in (size.train_tokens, size.probe_tokens, size.rest_tokens):
+        assert one(text) == one(TEXT), "one look is a probe"
+    assert size.train_tokens(thorough) == 3 * size.train_tokens(TEXT)
+    assert size.probe_tokens(thorough) + size.rest_tokens(thorough) == size.train_tokens(thorough)
+    assert size.rest_tokens(thorough) == size.rest_tokens(TEXT)
     few = replace(size, n_demonstrations=3)
-    assert few.probe_tokens(auto) == 0 and few.train_tokens(auto) == few.train_tokens(standard)
+    assert few.probe_tokens(thorough) == 0 and few.train_tokens(thorough) == few.train_tokens(TEXT)
+    rows = replace(size, cells=True)
+    checks = 4 * 400  # the plain and three augmentations, before and after, at half the price
+    assert rows.probe_tokens(cells) == rows.probe_tokens(CELLS) + checks
+    assert rows.train_tokens(cells) == rows.train_tokens(CELLS) + checks
+    assert rows.train_tokens(RECIPES["thorough"][1]) == rows.train_tokens(cells), (
+        "nothing else is tried there"
+    )
+
+
+async def test_the_price_of_a_search_is_what_it_runs(llama_engine: Engine) -> None:
+    for task in (letters_task(8), Task((*ROWS.demonstrations, Demonstration("0 7 0", "7 0 0")))):
+        recipe = replace(ALONE, augmentations=("order",))
+        found = await search(llama_engine, task, recipe, 0)
+        assert task_size(llama_engine, task, ()).probe_tokens(recipe) == pytest.approx(
+            found.evidence.tokens, rel=0.15
+        )
