@@ -100,8 +100,12 @@ class Verdict:
     logprob_change_high: float | None = None
 
 
-def guard(evidence: CrossFit, training: TrainingSummary) -> Verdict:
+def guard(evidence: CrossFit, training: TrainingSummary, *, weighed: bool = False) -> Verdict:
     """Veto an adapter on evidence of harm, or on no evidence at all; else accept it.
+
+    Args:
+        weighed: a policy that was fitted on outcomes has decided for training after this very evidence. It knows what
+            became of tasks with evidence like that, so only what it has not seen counts: how the training went.
 
     Vetoes, in order: training took no step, its loss is not finite or rose; fewer than four held-out
     demonstrations; a log-probability after training that is not finite; the mean change of
@@ -119,6 +123,8 @@ def guard(evidence: CrossFit, training: TrainingSummary) -> Verdict:
     if not all(math.isfinite(value) for value in evidence.logprob_after):
         return Verdict(False, "After training a held-out log-probability is not finite.", n)
 
+    if weighed:
+        return Verdict(True, "The policy has weighed the evidence, and training went well.", n)
     pairs = list(zip(evidence.correct_before, evidence.correct_after, strict=True))
     gained = sum(after and not before for before, after in pairs)
     lost = sum(before and not after for before, after in pairs)

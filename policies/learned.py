@@ -175,8 +175,18 @@ class Learned:
             seconds = situation.costs.probe_s
             return Decision("probe", None, 1.0, None, None, seconds, reason, self.version, details)
         reason = self._account(situation, best)
+        weighed = best.stage == "probe"
         return Decision(
-            "answer", best.arm, 1.0, best.expected, best.low, best.seconds, reason, self.version, details
+            "answer",
+            best.arm,
+            1.0,
+            best.expected,
+            best.low,
+            best.seconds,
+            reason,
+            self.version,
+            details,
+            weighed,
         )
 
     def _stay(self, situation: Situation, best: _Option, options: Sequence[_Option]) -> Decision:

@@ -26,7 +26,9 @@ def prior_rows(file: Path = FILE, sha256: str = SHA256) -> list[TaskOutcome]:
         rows = read_rows([file])
         whole = hash_rows(rows) == sha256
     except PolicyError as error:
-        raise PolicyError(f"The shipped outcomes can't be read ({error}): install the package again.") from error
+        raise PolicyError(
+            f"The shipped outcomes can't be read ({error}): install the package again."
+        ) from error
     if not whole:
         raise PolicyError(f"The shipped outcomes {file} do not match their hash: install the package again.")
     return rows

@@ -123,6 +123,9 @@ class Decision:
     policy: str
     """Name and version of the policy."""
     details: Mapping[str, float] = field(default_factory=dict)
+    weighed: bool = False
+    """Whether the gain is what outcomes have taught to expect after this very probe; the guard then does not judge its
+    evidence once more."""
     shadow: ArmName | None = None
     """An arm to try behind this answer, for the log alone."""
     shadow_propensity: float = 0.0

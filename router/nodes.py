@@ -385,4 +385,6 @@ def _verdict(evidence: Any, state: State) -> Verdict:
     pairs = CrossFit(
         evidence.correct_before, evidence.correct_after, evidence.logprob_before, evidence.logprob_after
     )
-    return judge_evidence(pairs, summary)
+    decisions = state.get("decisions", [])
+    weighed = bool(decisions) and decisions[-1].weighed and state.get("start") is None
+    return judge_evidence(pairs, summary, weighed=weighed)

@@ -124,6 +124,15 @@ def test_a_training_that_failed_is_vetoed_whatever_the_evidence(training: Traini
     assert says in verdict.reason
 
 
+def test_evidence_that_the_policy_has_weighed_is_not_judged_again_but_training_is() -> None:
+    harm = evidence("1111111111", "0000000000", [-1.0] * 10)
+    assert not guard(harm, TRAINED).accept
+    assert guard(harm, TRAINED, weighed=True).accept
+    assert not guard(harm, TrainingSummary(16, 0.1, 1.2), weighed=True).accept
+    lost = evidence("1111", "0000", [-0.5, math.nan, -0.5, -0.5])
+    assert not guard(lost, TRAINED, weighed=True).accept
+
+
 def test_a_log_probability_lost_to_nan_is_a_veto_after_training_and_an_error_before() -> None:
     assert not guard(evidence("0000", "1111", [0.9, math.nan, 0.9, 0.9]), TRAINED).accept
     with pytest.raises(PolicyError, match="demonstration 2 has log-probability nan before training"):

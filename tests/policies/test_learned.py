@@ -108,6 +108,13 @@ def test_what_was_not_measured_never_breaks_a_decision_and_is_named_where_it_cou
         assert "Not measured" in decision.reason
 
 
+def test_what_is_decided_after_a_probe_was_weighed_with_its_evidence() -> None:
+    after = [POLICY.decide(here) for here in PROBED]
+    assert {d.arm for d in after} == {"icl", TRAIN} and all(d.weighed == (d.arm == TRAIN) for d in after)
+    before = [POLICY.decide(situation_of(row, 1e5)) for row in UNSEEN.rows]
+    assert not any(d.weighed for d in before)
+
+
 def test_nan_is_refused_by_name() -> None:
     here = situation_of(UNSEEN.rows[0], 30.0)
     with pytest.raises(PolicyError, match="Signal loo_accuracy is nan"):

@@ -18,7 +18,7 @@ from router import nodes, reuse
 from router.agent import Router
 from router.events import Decided, Done, Event, FellBack, GuardDone, ICLDone, TrainingStep
 from router.receipt import Answered, Receipt
-from router.state import AdapterRef, State
+from router.state import AdapterRef, Start, State
 from store import AdapterKey
 from tests.router.conftest import (
     LONG,
@@ -321,6 +321,23 @@ def test_the_guard_hears_of_a_training_whose_loss_rose() -> None:
     assert not verdict.accept and "rose from 5.00 to 5.50" in verdict.reason
     falling = replace(rising, losses=rising.losses[::-1])
     assert nodes._verdict(evidence, State(task=TASK, trained=falling)).accept
+
+
+def test_evidence_that_the_policy_has_weighed_is_left_to_it() -> None:
+    """But not that of another task's adapter, which no outcome has taught to weigh."""
+    before, after = (-0.5, -1.0) * 3, (-1.5, -2.0) * 3
+    harm = CrossFitResult((True,) * 6, (False,) * 6, before, after, tokens=1, train_s=0.1)
+    trained = AdapterRef("0" * 64, "/folder", QUICK.id, False, (5.5, 5.5, 5.5, 5.0, 5.0, 5.0))
+    weighed = Decision("answer", "train:quick", 1.0, 0.3, 0.1, 1.0, "why", "p", weighed=True)
+    state = State(task=TASK, trained=trained, decisions=[weighed])
+    assert nodes._verdict(harm, state).accept
+    assert not nodes._verdict(
+        harm, State(task=TASK, trained=trained, decisions=[replace(weighed, weighed=False)])
+    ).accept
+    begun = Start(("a",), (), ())
+    assert not nodes._verdict(
+        harm, State(task=TASK, trained=trained, decisions=[weighed], start=begun)
+    ).accept
 
 
 # Many at once
