@@ -175,7 +175,7 @@ class Learned:
             seconds = situation.costs.probe_s
             return Decision("probe", None, 1.0, None, None, seconds, reason, self.version, details)
         reason = self._account(situation, best)
-        weighed = best.stage == "probe"
+        weighed = best.stage == "probe" and self.base_model_known
         return Decision(
             "answer",
             best.arm,

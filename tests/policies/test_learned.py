@@ -113,6 +113,8 @@ def test_what_is_decided_after_a_probe_was_weighed_with_its_evidence() -> None:
     assert {d.arm for d in after} == {"icl", TRAIN} and all(d.weighed == (d.arm == TRAIN) for d in after)
     before = [POLICY.decide(situation_of(row, 1e5)) for row in UNSEEN.rows]
     assert not any(d.weighed for d in before)
+    stranger = POLICY.for_model("other-1b", "abc")
+    assert not any(stranger.decide(here).weighed for here in PROBED), "it knows other models' tasks"
 
 
 def test_nan_is_refused_by_name() -> None:
