@@ -47,12 +47,16 @@ class Estimate:
 
     expected: float
     sd: float
+    """Of one task's gain: between tasks that look alike, and what the next one leaves open."""
+    unsure: float
+    """Standard error of `expected` itself: what more families would tell."""
     df: float
     """Degrees of freedom of the bounds."""
 
     def low(self, confidence: float) -> float:
-        """One-sided lower bound."""
-        return self.expected - float(stdtrit(self.df, confidence)) * self.sd
+        """One-sided lower bound of the expected gain: of what tasks like this gain on average. That this task may be
+        unlike them is no reason to stay: over many, the mean is what counts."""
+        return self.expected - float(stdtrit(self.df, confidence)) * self.unsure
 
     @property
     def p_better(self) -> float:
@@ -96,8 +100,9 @@ class StageModel:
         if min(self.variance, self.variance_headroom, self.mean_leverage) < 0 or min(self.scale) <= 0:
             raise PolicyError("A gain model has a negative variance or scale; fit it again.")
 
-    def predict(self, values: Array, room: Array) -> tuple[Array, Array, list[str]]:
-        """Expected gain and its spread, each of shape (rows,), and the names of what was absent in any row.
+    def predict(self, values: Array, room: Array) -> tuple[Array, Array, Array, list[str]]:
+        """Expected gain, its spread and its standard error, each of shape (rows,), and the names of what was absent in any
+        row.
 
         Args:
             values: (rows, features), NaN where absent.
@@ -108,12 +113,10 @@ class StageModel:
         filled = np.where(absent, np.asarray(self.medians), values)
         z = (filled - np.asarray(self.centre)) / np.asarray(self.scale)
         expected = self.intercept + z @ np.asarray(self.coefficients)
-        leverage = np.einsum("ij,jk,ik->i", z, np.asarray(self.covariance), z)
-        return (
-            np.clip(expected, -1.0, 1.0),
-            np.sqrt(np.maximum(leverage, 0.0) + self.own_variance(room)),
-            lacking,
-        )
+        leverage = np.maximum(np.einsum("ij,jk,ik->i", z, np.asarray(self.covariance), z), 0.0)
+        own = self.own_variance(room)
+        error = np.sqrt(leverage + own / self.n_families)
+        return np.clip(expected, -1.0, 1.0), np.sqrt(leverage + own), error, lacking
 
     @property
     def df(self) -> float:
@@ -137,27 +140,32 @@ class ArmModel:
         """Gain for one task, the stage that it rests on, and features that were absent.
 
         Args:
-            spread: factor on the standard deviation.
+            spread: factor on the standard deviation; where it is not 1 the expectation is as unsure as that, since
+                nothing is known of how tasks do on that model.
         """
         stage = self.stage(signals)
         of = columns([signals])
         _, values = features(of, stage)
         model = self.stages[stage]
-        expected, sd, lacking = model.predict(values, headroom(of, stage))
-        return Estimate(float(expected[0]), float(sd[0]) * spread, model.df), stage, lacking
+        expected, sds, errors, lacking = model.predict(values, headroom(of, stage))
+        sd = float(sds[0]) * spread
+        unsure = float(errors[0]) if spread == 1.0 else sd
+        return Estimate(float(expected[0]), sd, unsure, model.df), stage, lacking
 
     def stage(self, signals: Signals) -> Stage:
         """The richest stage that the signals reach and that was fitted."""
         best = STAGES.index(stage_of(signals))
         return next(stage for stage in reversed(STAGES[: best + 1]) if stage in self.stages)
 
-    def sd_after_probe(self, signals: Signals) -> float | None:
-        """Spread that will remain once the probe has been seen; None where no model of it was fitted."""
+    def after_probe(self, signals: Signals, spread: float = 1.0) -> tuple[float, float] | None:
+        """Spread, and standard error of the expectation, that will remain once the probe has been seen; None where no model
+        of it was fitted. `spread` as in `estimate`."""
         model = self.stages.get("probe")
         if model is None:
             return None
-        room = headroom(columns([signals]), "demonstrations")
-        return math.sqrt(float(model.own_variance(room)[0]) + model.mean_leverage)
+        own = float(model.own_variance(headroom(columns([signals]), "demonstrations"))[0])
+        sd = math.sqrt(own + model.mean_leverage) * spread
+        return sd, math.sqrt(model.mean_leverage + own / model.n_families) if spread == 1.0 else sd
 
 
 def fit_arms(

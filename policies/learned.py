@@ -6,6 +6,7 @@ With V = expected queries × worth (seconds), and for each arm a gain g with its
     an arm now        g₋ · V − c − cost of the probe, by which its training begins
     probe, then       E[max(0, (m − margin) · V − c)] − cost of the probe,     m ~ Normal(g, τ²)
 
+g₋ bounds what tasks like this one gain on average, not what this one will.
 m is what the gain will look like after the probe: today's expectation, moved by as much as the probe can
 tell (τ² = variance now − variance after it). So a probe is taken only where it can change the decision and
 is worth its cost. More queries, or a larger worth, never turn another step into staying.
@@ -94,8 +95,11 @@ class Learned:
 
     def estimate(self, arm: ArmName, situation: Situation) -> tuple[Estimate, Stage, list[str]]:
         """The gain of a fitted arm here, the stage that it rests on, and what was absent."""
-        spread = 1.0 if self.base_model_known else UNKNOWN_MODEL_SPREAD
-        return self.arms[arm].estimate(situation.signals, spread)
+        return self.arms[arm].estimate(situation.signals, self._spread)
+
+    @property
+    def _spread(self) -> float:
+        return 1.0 if self.base_model_known else UNKNOWN_MODEL_SPREAD
 
     def decide(self, situation: Situation) -> Decision:
         """The next step.
@@ -143,13 +147,13 @@ class Learned:
     def _probe(self, situation: Situation, arm: ArmName) -> _Option | None:
         """What looking first is worth; None where no probe was ever fitted."""
         model = self.arms[arm]
-        after = model.sd_after_probe(situation.signals)
+        after = model.after_probe(situation.signals, self._spread)
         if after is None:
             return None
         now, stage, lacking = self.estimate(arm, situation)
-        after *= 1.0 if self.base_model_known else UNKNOWN_MODEL_SPREAD
-        told = math.sqrt(max(0.0, now.sd**2 - after**2))
-        margin = float(stdtrit(model.stages["probe"].df, self.confidence)) * after
+        sd, unsure = after
+        told = math.sqrt(max(0.0, now.sd**2 - sd**2))
+        margin = float(stdtrit(model.stages["probe"].df, self.confidence)) * unsure
         value, cost = _value(situation), situation.costs.train_s + situation.costs.answer_s
         net = _mean_above_zero((now.expected - margin) * value - cost, told * value) - situation.costs.probe_s
         low = max(-1.0, now.low(self.confidence))
