@@ -82,6 +82,8 @@ class StageModel:
     """a: variance of the gain that does not depend on the headroom."""
     variance_headroom: float
     """b: variance per squared headroom."""
+    mean_variance: float
+    """Mean variance of the gain between tasks that look alike."""
     mean_leverage: float
     """Mean variance that the coefficients' uncertainty adds."""
     n_families: int
@@ -94,10 +96,11 @@ class StageModel:
         vectors = (self.medians, self.centre, self.scale, self.coefficients, *self.covariance)
         if any(len(v) != d for v in vectors) or len(self.covariance) != d:
             raise PolicyError(f"A gain model has {d} features, but arrays of other lengths; fit it again.")
-        for v in (*vectors, (self.intercept, self.variance, self.variance_headroom, self.mean_leverage)):
+        numbers = (self.variance, self.variance_headroom, self.mean_variance, self.mean_leverage)
+        for v in (*vectors, (self.intercept, *numbers)):
             for value in v:
                 check_finite("A parameter of the gain model", value)
-        if min(self.variance, self.variance_headroom, self.mean_leverage) < 0 or min(self.scale) <= 0:
+        if min(numbers) < 0 or min(self.scale) <= 0:
             raise PolicyError("A gain model has a negative variance or scale; fit it again.")
 
     def predict(self, values: Array, room: Array) -> tuple[Array, Array, Array, list[str]]:
@@ -157,15 +160,15 @@ class ArmModel:
         best = STAGES.index(stage_of(signals))
         return next(stage for stage in reversed(STAGES[: best + 1]) if stage in self.stages)
 
-    def after_probe(self, signals: Signals, spread: float = 1.0) -> tuple[float, float] | None:
-        """Spread, and standard error of the expectation, that will remain once the probe has been seen; None where no model
-        of it was fitted. `spread` as in `estimate`."""
+    def after_probe(self, spread: float = 1.0) -> tuple[float, float] | None:
+        """Spread, and standard error of the expectation, that usually remain once the probe has been seen; None where no
+        model of it was fitted. `spread` as in `estimate`."""
         model = self.stages.get("probe")
         if model is None:
             return None
-        own = float(model.own_variance(headroom(columns([signals]), "demonstrations"))[0])
-        sd = math.sqrt(own + model.mean_leverage) * spread
-        return sd, math.sqrt(model.mean_leverage + own / model.n_families) if spread == 1.0 else sd
+        own, leverage = model.mean_variance, model.mean_leverage
+        sd = math.sqrt(own + leverage) * spread
+        return sd, math.sqrt(leverage + own / model.n_families) if spread == 1.0 else sd
 
 
 def fit_arms(
@@ -266,6 +269,7 @@ def _fit_stage(
         tuple(tuple(row) for row in line.covariance.tolist()),
         float(a),
         float(b),
+        float(np.average(np.maximum(a + b * room**2, SD_FLOOR**2), weights=weights)),
         float(np.average(line.predict(values)[1], weights=weights)),
         len(counts),
     )

@@ -1,13 +1,15 @@
-"""Signals → numbers that a gain can be fitted on, in three stages by what has been measured.
+"""Signals → numbers that a gain can be fitted on, in two stages by what has been measured.
 
 | stage | needs | adds |
 |---|---|---|
 | `cheap` | nothing beyond ICL | sizes, label set, how sure ICL was |
-| `demonstrations` | leave-one-out on the demonstrations | accuracy and log-probability of it |
 | `probe` | the probe | what it changed, also as a share of what was left to win |
 
+Leave-one-out is not among them: on the shipped outcomes it told nothing of the gain that ICL's own figures and the probe do not
+(docs/log.md), and it costs half as much as ICL.
+
 Each stage has its own model, so that what was not measured is never taken for zero. Within a stage a
-signal may still be absent (ICL gave no answer, leave-one-out did not fit the context): its column is NaN
+signal may still be absent (ICL gave no answer, say): its column is NaN
 here, the fit's median stands for it there, and the decision says so. The number of queries is no feature:
 it changes what a gain is worth, not the gain.
 """
@@ -23,11 +25,10 @@ from numpy.typing import NDArray
 from policies.outcomes import SIGNAL_FIELDS
 from policies.types import Signals
 
-Stage = Literal["cheap", "demonstrations", "probe"]
+Stage = Literal["cheap", "probe"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 NEEDS: dict[Stage, tuple[str, ...]] = {
     "cheap": (),
-    "demonstrations": ("loo_accuracy", "loo_logprob"),
     "probe": (
         "probe_accuracy_before",
         "probe_accuracy_after",
@@ -53,10 +54,7 @@ def columns(signals: Sequence[Signals]) -> dict[str, Array]:
 
 def stage_of(signals: Signals) -> Stage:
     """The richest stage whose signals are all there."""
-    for stage in ("probe", "demonstrations"):
-        if all(getattr(signals, name) is not None for name in NEEDS[stage]):
-            return stage
-    return "cheap"
+    return "probe" if all(getattr(signals, name) is not None for name in NEEDS["probe"]) else "cheap"
 
 
 def reached(stage: Stage, of: Columns) -> NDArray[np.bool_]:
@@ -68,16 +66,10 @@ def reached(stage: Stage, of: Columns) -> NDArray[np.bool_]:
 
 
 def headroom(of: Columns, stage: Stage) -> Array:
-    """1 − the best held-out accuracy known at this stage; 1 where none is. Shape (rows,)."""
-    known = {
-        "cheap": (),
-        "demonstrations": ("loo_accuracy",),
-        "probe": ("loo_accuracy", "probe_accuracy_before"),
-    }
-    best = np.zeros(len(of["n_demonstrations"]))
-    for name in known[stage]:
-        best = np.fmax(best, of[name])
-    return 1.0 - best
+    """1 − the held-out accuracy of the base model; 1 where none is known. Shape (rows,)."""
+    if stage == "cheap":
+        return np.ones(len(of["n_demonstrations"]))
+    return 1.0 - np.fmax(0.0, of["probe_accuracy_before"])
 
 
 def features(of: Columns, stage: Stage) -> tuple[tuple[str, ...], Array]:
@@ -91,12 +83,6 @@ def features(of: Columns, stage: Stage) -> tuple[tuple[str, ...], Array]:
         "query_logprob": np.clip(of["query_logprob"], -5.0, 0.0),
         "query_margin": np.clip(of["query_margin"], 0.0, 10.0),
     }
-    if stage in ("demonstrations", "probe"):
-        found |= {
-            "loo_accuracy": of["loo_accuracy"],
-            "loo_probability": np.exp(np.clip(of["loo_logprob"], -20.0, 0.0)),
-            "loo_logprob": np.clip(of["loo_logprob"], -5.0, 0.0),
-        }
     if stage == "probe":
         before = np.maximum(-of["probe_logprob_before"], 1e-6)
         removed = np.clip((of["probe_logprob_after"] - of["probe_logprob_before"]) / before, -1.0, 1.0)

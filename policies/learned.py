@@ -3,7 +3,8 @@
 With V = expected queries × worth (seconds), and for each arm a gain g with its lower bound g₋ and cost c:
 
     stay              0
-    an arm now        g₋ · V − c − cost of the probe, by which its training begins
+    an arm now        g₋ · V − c − cost of the probe, by which its training begins: where this is best the probe is next,
+                      and what it tells may still end the training
     probe, then       E[max(0, (m − margin) · V − c)] − cost of the probe,     m ~ Normal(g, τ²)
 
 g₋ bounds what tasks like this one gain on average, not what this one will.
@@ -86,7 +87,7 @@ class Learned:
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset({"loo_accuracy", "loo_logprob"})
+        return frozenset()
 
     def for_model(self, *names: str) -> Learned:
         """The policy for a base model that goes by these names (name, revision): on one that no outcome was
@@ -147,7 +148,7 @@ class Learned:
     def _probe(self, situation: Situation, arm: ArmName) -> _Option | None:
         """What looking first is worth; None where no probe was ever fitted."""
         model = self.arms[arm]
-        after = model.after_probe(situation.signals, self._spread)
+        after = model.after_probe(self._spread)
         if after is None:
             return None
         now, stage, lacking = self.estimate(arm, situation)
@@ -171,11 +172,14 @@ class Learned:
 
     def _take(self, situation: Situation, best: _Option) -> Decision:
         details = _details(situation, best)
-        if best.step == "probe":
-            reason = (
-                f"{self._account(situation, best)} A probe of {situation.costs.probe_s:.3g} s can change the "
-                "decision and is worth its cost."
+        looks = situation.probe_feasible and not situation.signals.probed and best.arm in self.arms
+        if best.step == "probe" or (looks and "probe" in self.arms[best.arm].stages):
+            why = (
+                "can change the decision and is worth its cost"
+                if best.step == "probe"
+                else "is how training begins"
             )
+            reason = f"{self._account(situation, best)} A probe of {situation.costs.probe_s:.3g} s {why}."
             seconds = situation.costs.probe_s
             return Decision("probe", None, 1.0, None, None, seconds, reason, self.version, details)
         reason = self._account(situation, best)
