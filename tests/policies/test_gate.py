@@ -38,7 +38,7 @@ def test_a_candidate_like_its_incumbent_stays_out() -> None:
 
 
 def test_a_small_advantage_says_how_many_more_families_would_show_it() -> None:
-    other = replace(CANDIDATE, confidence=0.6)
+    other = replace(CANDIDATE, confidence=0.999)
     rows = fresh(16, seed=21)
     found = max(
         gate(CANDIDATE, other, rows, 30.0), gate(other, CANDIDATE, rows, 30.0), key=lambda g: g.advantage

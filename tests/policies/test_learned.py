@@ -47,7 +47,9 @@ def test_the_expected_gain_is_right_on_average_and_its_spread_covers_the_truth()
     true = [t[TRAIN] - t["icl"] for t in UNSEEN.truth]
     estimates = [POLICY.estimate(TRAIN, here)[0] for here in PROBED]
     assert abs(mean(e.expected - g for e, g in zip(estimates, true, strict=True))) < 0.03
-    above = mean(g >= e.low(0.9) for e, g in zip(estimates, true, strict=True))
+    assert all(e.unsure < e.sd for e in estimates), "the mean is surer than any one task"
+    assert mean(true) - 0.1 < mean(e.low(0.9) for e in estimates) < mean(true)
+    above = mean(g >= e.expected - 1.3 * e.sd for e, g in zip(estimates, true, strict=True))
     assert 0.85 <= above <= 0.97
     inside = [abs(e.expected - g) <= 1.645 * e.sd for e, g in zip(estimates, true, strict=True)]
     assert 0.83 <= mean(inside) <= 0.97
@@ -94,7 +96,7 @@ def test_more_worth_never_turns_training_into_staying(
 @given(
     st.integers(0, 149),
     st.floats(1.0, 1e3),
-    st.sampled_from(["loo_accuracy", "loo_logprob", "query_logprob", "query_margin"]),
+    st.sampled_from(["loo_accuracy", "query_logprob", "query_margin"]),
     st.booleans(),
 )
 def test_what_was_not_measured_never_breaks_a_decision_and_is_named_where_it_counts(
@@ -104,8 +106,7 @@ def test_what_was_not_measured_never_breaks_a_decision_and_is_named_where_it_cou
     absent: dict[str, Any] = {name: None}
     decision = POLICY.decide(replace(here, signals=replace(here.signals, **absent)))
     assert decision.propensity == 1.0 and decision.expected_cost_s >= 0.0
-    if name.startswith("query") or probed:
-        assert "Not measured" in decision.reason
+    assert ("Not measured" in decision.reason) == name.startswith("query"), "leave-one-out is nothing it looks at"
 
 
 def test_what_is_decided_after_a_probe_was_weighed_with_its_evidence() -> None:
