@@ -344,7 +344,9 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model = options.model or str(tiny_model(folder / "model"))
-        settings = Settings(model=model, data_dir=str(folder / "data"), worth_s=POOR_S, signals="all")
+        settings = Settings(
+            model=model, data_dir=str(folder / "data"), worth_s=POOR_S, signals="all", recipe="standard"
+        )
         with Router.open(settings) as router:
             cases = Cases(router, seed=2)
             sizes["empty"] = {"episodes": 0, "adapters": 0, "cases": measure(cases, options.asks)}

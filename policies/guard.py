@@ -16,7 +16,7 @@ repeat it; log-probability changes in nats per token):
 
 A useless adapter does no harm, so accepting it costs nothing that was not already paid. A harmful one that
 the log-probability does not betray passes nearly every second time: the guard is a second line behind a
-rule that trains on positive evidence only. Training loss is no evidence of help (it falls even where
+rule that trains on positive evidence only. What a learned policy has weighed is not judged again. Training loss is no evidence of help (it falls even where
 training hurts); only its failure counts here.
 
 Knows nothing of models or tokens, or whether the held-out demonstrations resemble the queries.

@@ -9,8 +9,8 @@ With V = expected queries × worth (seconds), and for each arm a gain g with its
 
 g₋ bounds what tasks like this one gain on average, not what this one will.
 m is what the gain will look like after the probe: today's expectation, moved by as much as the probe can
-tell (τ² = variance now − variance after it). So a probe is taken only where it can change the decision and
-is worth its cost. More queries, or a larger worth, never turn another step into staying.
+tell (τ² = variance now − variance after it). As a step of its own a probe counts only where it can change the decision
+and is worth its cost; every training begins by one. More queries, or a larger worth, never turn another step into staying.
 
 The built-in rule stands in for what was not fitted (an arm without outcomes, an adapter to reuse); the
 reason says so. Deterministic: exploration is `explore.py`. Knows nothing of how signals were measured.

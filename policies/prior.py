@@ -12,7 +12,7 @@ from policies.errors import PolicyError
 from policies.outcomes import TaskOutcome, hash_rows, read_rows
 
 FILE = Path(__file__).with_name("prior.jsonl")
-SHA256 = ""
+SHA256 = "082f5ab6afb7109d3b09f6da8298a7d53e2aa6e71339bcc2a21c5eb2bdf721c1"
 """Of the rows (`outcomes.hash_rows`)."""
 
 

@@ -63,7 +63,7 @@ def run_demo(
         seed: of tasks and training.
         on_event: gets the router's events; when None they become lines too, steps every few seconds.
         should_stop: asked between slices of work.
-        policy: decides instead of the built-in rule.
+        policy: decides instead of the one that the settings name.
 
     Raises:
         RouterError: an unknown family, impossible numbers, or `out` can't be written.

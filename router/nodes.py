@@ -169,6 +169,8 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         return {"steps": [Step("signals", 0.0, {"skipped": first.reason})]}
     started = time.perf_counter()
     wanted = MEASURED if context.settings.signals == "all" else context.policy.reads
+    if not wanted:
+        return {"steps": [Step("signals", 0.0, {"skipped": "The policy looks at none of them."})]}
     loo, notes = None, []
     if len(task.demonstrations) > 1 and wanted & {"loo_accuracy", "loo_logprob"}:
         try:

@@ -68,7 +68,7 @@ async def carry(
     seed: int,
     go_on: Callable[[], None] = lambda: None,
 ) -> tuple[Carried, ...]:
-    """Judge augmentations by trainings on either half of the task; one pass over each half for all of them.
+    """Judge augmentations by trainings on either half of the task; two passes over each half for all of them.
 
     Args:
         adapters: by half, attached.

@@ -76,8 +76,8 @@ class Recipe:
     loss: Loss = "all-outputs"
     """What is predicted: every answer of a sequence, only its last one, or all tokens."""
     search: float = 0.0
-    """0 trains with these values. Otherwise they are where a search starts (see `search`), and this is what search
-    and training may take together, as a multiple of the tokens of training with these values."""
+    """0 trains with these values. Otherwise they are where a search starts (see `search`), and this bounds further
+    candidates and steps beyond these, as a multiple of the tokens of training with these values."""
 
     def __post_init__(self) -> None:
         for key, (fits, needed) in RANGES.items():

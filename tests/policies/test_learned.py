@@ -106,7 +106,9 @@ def test_what_was_not_measured_never_breaks_a_decision_and_is_named_where_it_cou
     absent: dict[str, Any] = {name: None}
     decision = POLICY.decide(replace(here, signals=replace(here.signals, **absent)))
     assert decision.propensity == 1.0 and decision.expected_cost_s >= 0.0
-    assert ("Not measured" in decision.reason) == name.startswith("query"), "leave-one-out is nothing it looks at"
+    assert ("Not measured" in decision.reason) == name.startswith("query"), (
+        "leave-one-out is nothing it looks at"
+    )
 
 
 def test_what_is_decided_after_a_probe_was_weighed_with_its_evidence() -> None:

@@ -45,6 +45,7 @@ def tiny_settings(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TTT_ROUTER_DTYPE", "float32")
     monkeypatch.setenv("TTT_ROUTER_DEVICE", "cpu")
     monkeypatch.setenv("TTT_ROUTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("TTT_ROUTER_POLICY", "rule")
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ def test_training_shows_its_steps_and_is_reused_the_next_time(run: Run, task_fil
     assert (
         "Training on halves: step 1 of" in first.err
         and "Training: step" in first.err
-        and "train:standard answered" in first.err
+        and "train:auto answered" in first.err
     )
     assert "Training" not in second.err and "reuse:" in second.err
     assert first.out == second.out

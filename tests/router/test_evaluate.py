@@ -42,7 +42,9 @@ def write_family(folder: Path, name: str, n: int = 24, output: str = "ok") -> Pa
 def settings(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setitem(RECIPES, "quick", (QUICK, QUICK))
     monkeypatch.setitem(RECIPES, "other", (OTHER, OTHER))
-    return Settings(model=str(tiny_llama), device="cpu", dtype="float32", recipe="quick", worth_s=RICH)
+    return Settings(
+        model=str(tiny_llama), device="cpu", dtype="float32", recipe="quick", worth_s=RICH, policy="rule"
+    )
 
 
 @pytest.fixture

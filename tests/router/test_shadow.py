@@ -54,7 +54,9 @@ def test_nothing_is_explored_unless_a_budget_is_set(open_router: OpenRouter) -> 
     assert isinstance(open_router(explore_s=1.0).parts.policy, Exploring)
 
 
-def test_a_learned_policy_decides_and_says_that_it_does_not_know_the_model(open_router: OpenRouter) -> None:
+def test_a_learned_policy_decides_and_says_that_it_does_not_know_the_model(
+    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [
         replace(row, arms={"icl": row.arms["icl"], "train:quick": row.arms[TRAIN]})
         for row in simulate(40, seed=1).rows
@@ -64,6 +66,7 @@ def test_a_learned_policy_decides_and_says_that_it_does_not_know_the_model(open_
     agent.parts.store.policy_versions.save(policy.version, {"policy": as_payload(policy), "fit": {}})
     agent.parts.store.policy_versions.activate(policy.version)
     agent.close()
+    monkeypatch.setenv("TTT_ROUTER_POLICY", "active")
     again = open_router()
     assert again.parts.policy.version == policy.version
     receipt = again.ask(TASK, QUERIES)
@@ -71,10 +74,13 @@ def test_a_learned_policy_decides_and_says_that_it_does_not_know_the_model(open_
     assert "No outcome is of this base model (they are of simulated-1)" in receipt.decisions[0]["reason"]
 
 
-def test_a_changed_policy_in_force_is_refused_before_the_model_is_loaded(open_router: OpenRouter) -> None:
+def test_a_changed_policy_in_force_is_refused_before_the_model_is_loaded(
+    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent = open_router()
     agent.parts.store.policy_versions.save("learned-1-x", {"policy": {"format": "foreign"}})
     agent.parts.store.policy_versions.activate("learned-1-x")
     agent.close()
+    monkeypatch.setenv("TTT_ROUTER_POLICY", "active")
     with pytest.raises(PolicyError, match="learned-1-x is refused: .*'foreign'.*policy = \"rule\""):
         open_router()

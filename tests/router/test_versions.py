@@ -219,8 +219,8 @@ def test_the_shipped_policy_decides_until_one_is_promoted(
         return gate(candidate, incumbent, *given, **options)
 
     monkeypatch.setattr(versions, "gate", spied)
-    mine, _ = save_fitted(opened, fresh(60))
-    promote(opened, mine.version, fresh(20, 3), Settings())
+    mine, _ = save_fitted(opened, SEEN[:60])
+    promote(opened, mine.version, fresh(20), Settings())
     assert judged == [policy], "what would be replaced is what decides"
 
 
