@@ -16,13 +16,14 @@ log-probability over the base model's, the race ends at that rung.
 
 **How long to train** is read from the last two rungs of the recipe that was chosen. Where the later one does not
 raise the held-out log-probability by more than its standard error, more does not pay: only the decay of the rate
-is left. Where it does, training is as long as the budget allows, up to half as long again; after one look only it takes the
-recipe's own steps. That this still pays
-later is an extrapolation, since the halves end at the latest at half of the recipe's steps.
+is left. Where it does, training is as long as the budget allows, up to half as long again; after one look only it
+takes the recipe's own steps. That this still pays later is an extrapolation, since the halves end at the latest at
+half of the recipe's steps.
 
-The budget bounds what is tried besides, and steps beyond the recipe's own. It is a number of tokens, so that the same task and seed find the same recipe on any machine: those
-trained on, and those that judging reads, at half. Training on all demonstrations goes on from the mean of the
-winner's two adapters; its rungs are part of that training. Knows nothing of seconds or of queries.
+The budget bounds what is tried besides, and steps beyond the recipe's own. It is a number of tokens, so that the same
+task and seed find the same recipe on any machine: those trained on, and those that judging reads, at half. Training
+on all demonstrations goes on from the mean of the winner's two adapters; its rungs are part of that training. Knows
+nothing of seconds or of queries.
 """
 
 from __future__ import annotations
