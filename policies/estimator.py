@@ -76,6 +76,8 @@ class StageModel:
     coefficients: tuple[float, ...]
     """Of the standardised features. (features,)"""
     intercept: float
+    floor: float
+    """No gain is expected below this: a line runs under what training does even to tasks that it is no use for."""
     covariance: tuple[tuple[float, ...], ...]
     """Of the coefficients. (features, features)"""
     variance: float
@@ -97,7 +99,7 @@ class StageModel:
         if any(len(v) != d for v in vectors) or len(self.covariance) != d:
             raise PolicyError(f"A gain model has {d} features, but arrays of other lengths; fit it again.")
         numbers = (self.variance, self.variance_headroom, self.mean_variance, self.mean_leverage)
-        for v in (*vectors, (self.intercept, *numbers)):
+        for v in (*vectors, (self.intercept, self.floor, *numbers)):
             for value in v:
                 check_finite("A parameter of the gain model", value)
         if min(numbers) < 0 or min(self.scale) <= 0:
@@ -115,7 +117,7 @@ class StageModel:
         lacking = [name for name, column in zip(self.names, absent.T, strict=True) if column.any()]
         filled = np.where(absent, np.asarray(self.medians), values)
         z = (filled - np.asarray(self.centre)) / np.asarray(self.scale)
-        expected = self.intercept + z @ np.asarray(self.coefficients)
+        expected = np.maximum(self.intercept + z @ np.asarray(self.coefficients), self.floor)
         leverage = np.maximum(np.einsum("ij,jk,ik->i", z, np.asarray(self.covariance), z), 0.0)
         own = self.own_variance(room)
         error = np.sqrt(leverage + own / self.n_families)
@@ -252,7 +254,8 @@ def _fit_stage(
     for seen, held_out in folds.split(values, gains, families):
         line = _Line(values[seen], gains[seen], weights[seen])
         predicted[held_out], leverage[held_out] = line.predict(values[held_out])
-    excess = (gains - np.clip(predicted, -1.0, 1.0)) ** 2 - noise - leverage
+    floor = _floor(predicted, gains, weights)
+    excess = (gains - np.clip(predicted, floor, 1.0)) ** 2 - noise - leverage
     room = headroom(of, stage)
     root = np.sqrt(weights)
     design = np.column_stack([np.ones(len(gains)), room**2])
@@ -266,6 +269,7 @@ def _fit_stage(
         tuple(line.scale.tolist()),
         tuple(line.coefficients.tolist()),
         line.intercept,
+        floor,
         tuple(tuple(row) for row in line.covariance.tolist()),
         float(a),
         float(b),
@@ -273,6 +277,13 @@ def _fit_stage(
         float(np.average(line.predict(values)[1], weights=weights)),
         len(counts),
     )
+
+
+def _floor(predicted: Array, gains: Array, weights: Array) -> float:
+    """What came of the fifth of the tasks of which least was predicted, by models that had not seen their families."""
+    lowest = np.argsort(predicted)[: max(5, len(predicted) // 5)]
+    mean = np.average(gains, weights=weights)
+    return float(np.clip(np.average(gains[lowest], weights=weights[lowest]), -1.0, mean))
 
 
 class _Line:
