@@ -208,8 +208,8 @@ def test_repeated_rows_of_a_family_change_neither_mean_nor_interval(values: list
 
 def test_more_families_to_learn_from_do_not_hurt() -> None:
     rows = simulate(120, seed=11).rows
-    curve = learning_curve(rows, [10, 80], worth_s=30.0, repeats=4)
-    assert [point["families"] for point in curve] == [10, 80]
+    curve = learning_curve(rows, [10, 40], worth_s=30.0, repeats=8)
+    assert [point["families"] for point in curve] == [10, 40]
     assert curve[1]["utility"] > curve[0]["utility"]
     with pytest.raises(PolicyError, match="more than the 120"):
         learning_curve(rows, [120], worth_s=30.0)
