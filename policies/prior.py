@@ -12,7 +12,7 @@ from policies.errors import PolicyError
 from policies.outcomes import TaskOutcome, hash_rows, read_rows
 
 FILE = Path(__file__).with_name("prior.jsonl")
-SHA256 = "082f5ab6afb7109d3b09f6da8298a7d53e2aa6e71339bcc2a21c5eb2bdf721c1"
+SHA256 = "086334cf73716f4057c58c727a8e2cc832a2180c7d155b6d46d1335f3c992325"
 """Of the rows (`outcomes.hash_rows`)."""
 
 
