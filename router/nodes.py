@@ -169,8 +169,6 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         return {"steps": [Step("signals", 0.0, {"skipped": first.reason})]}
     started = time.perf_counter()
     wanted = MEASURED if context.settings.signals == "all" else context.policy.reads
-    if not wanted:
-        return {"steps": [Step("signals", 0.0, {"skipped": "The policy looks at none of them."})]}
     loo, notes = None, []
     if len(task.demonstrations) > 1 and wanted & {"loo_accuracy", "loo_logprob"}:
         try:
@@ -179,14 +177,14 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             notes.append(f"Leave-one-out was not measured: {error}")
     loo_s = time.perf_counter() - started
     complete = state["signals"] if loo is None else measured.with_leave_one_out(state["signals"], loo)
-    detail: dict[str, Any] = {"leave_one_out_s": loo_s}
+    detail: dict[str, Any] = {"leave_one_out_s": loo_s} if wanted & {"loo_accuracy", "loo_logprob"} else {}
     if not wanted & {"agreement", "answer_entropy"}:
         runtime.stream_writer(events.SignalsReady(complete, loo_s))
         return {"signals": complete, "steps": [Step("signals", loo_s, detail)], "notes": notes}
     try:
         seen = await consistency(context.engine, task, queries, result, should_stop=context.should_stop)
     except Cancelled:
-        step = Step("signals", time.perf_counter() - started, {"leave_one_out_s": loo_s, "cancelled": True})
+        step = Step("signals", time.perf_counter() - started, detail | {"cancelled": True})
         notes.append("Measuring was cancelled; the decision rests on fewer signals.")
         return {"signals": complete, "steps": [step], "notes": notes}
     seconds = time.perf_counter() - started

@@ -228,7 +228,7 @@ def test_too_few_demonstrations_for_a_probe_leave_it_out(
         ({"arms": ("icl", "auto")}, "auto is no arm to collect"),
         ({"arms": ("icl", "guess")}, "Unknown arm 'guess'"),
         ({"arms": ("icl", "icl@5")}, "icl, icl@5 would write one outcome over another"),
-        ({"arms": ("ttt", "ttt:standard")}, "ttt:standard would write one outcome over another"),
+        ({"arms": ("ttt", "ttt:auto")}, "ttt:auto would write one outcome over another"),
         ({"seeds": 0}, "0 seeds"),
         ({"metric": "best"}, "no metric 'best'"),
     ],
