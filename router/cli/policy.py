@@ -186,7 +186,7 @@ def show(version: Version, data_dir: DataDir = None, as_json: Json = False) -> N
     """
     from policies.learned import Learned
     from policies.persist import to_json
-    from router.versions import as_set, find, realised
+    from router.versions import as_set, realised
 
     with _store(data_dir) as opened:
         policy = _policy(opened, version)
@@ -209,8 +209,15 @@ def show(version: Version, data_dir: DataDir = None, as_json: Json = False) -> N
                     for name, model in policy.arms.items()
                 ),
             ]
-        if not Path(version).is_file():
-            row = find(opened, version)
+        stored = {row.version: row for row in opened.policy_versions.list()}
+        if Path(version).is_file():
+            pass
+        elif policy.version not in stored:
+            decides = not any(row.active for row in stored.values())
+            lines.append(("in force", "yes, until a version is promoted" if decides else "no"))
+            lines.append(("comes from", "the outcomes that are shipped with the package"))
+        else:
+            row = stored[policy.version]
             promotion: Mapping[str, Any] = row.payload.get("promotion") or {}
             lines.append(("in force", "yes" if row.active else "no"))
             if promotion:
@@ -322,9 +329,17 @@ def _store(data_dir: Path | None) -> Iterator[Store]:
 
 def _policy(opened: Store, name: str) -> Saved:
     from policies.persist import load
-    from router.versions import find, read
+    from router.versions import find, read, shipped
+    from store.errors import NotFound
 
-    return load(Path(name)) if Path(name).is_file() else read(find(opened, name))
+    if Path(name).is_file():
+        return load(Path(name))
+    try:
+        return read(find(opened, name))
+    except NotFound:
+        if (own := shipped()).version.startswith(name):
+            return own
+        raise
 
 
 def folds(reporter: Reporter) -> Callable[[int, int], None]:

@@ -291,6 +291,23 @@ def test_fit_list_promote_show_diff_and_revert_on_the_command_line(
     assert run("policy", "show", "nothing").code == 7
 
 
+def test_the_shipped_policy_is_shown_and_compared_like_any_other(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = fit(SEEN)[0]
+    monkeypatch.setattr(versions, "shipped", lambda: own)
+    assert (
+        f"{own.version} decides: nothing was promoted, so it is the shipped one." in run("policy", "list").out
+    )
+    shown = run("policy", "show", own.version)
+    assert (
+        shown.code == 0
+        and "120 rows of 60 families" in shown.out
+        and "yes, until a version is promoted" in shown.out
+    )
+    assert run("policy", "diff", own.version[:14], own.version).out == "They do not differ.\n"
+
+
 def test_eval_prints_every_way_and_json_holds_the_same(run: Run, files: tuple[Path, Path]) -> None:
     write_rows(SEEN[:60], files[0])
     shown = run("policy", "eval", files[0], "--worth", "30", "--curve")
