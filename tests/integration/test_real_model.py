@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from policies.learned import Learned
 from router.agent import Router
 from router.metrics import exact
 from ttt.icl import answer, judge
@@ -44,6 +45,12 @@ def as_task(items: list[tuple[str, str]]) -> Task:
 
 def share_right(texts: tuple[str, ...], gold: list[str]) -> float:
     return sum(exact(t, g) for t, g in zip(texts, gold, strict=True)) / len(gold)
+
+
+def test_the_shipped_policy_was_learned_on_the_embedded_model(router: Router) -> None:
+    decides = router.parts.policy
+    assert isinstance(decides, Learned) and decides.base_model_known
+    assert decides.provenance.base_models == (router.parts.engine.loaded.revision,)
 
 
 def test_training_answers_what_prompting_cannot_and_the_second_time_costs_no_training(router: Router) -> None:
