@@ -172,7 +172,7 @@ def _derived(name: str, **values: Any) -> tuple[Recipe, Recipe]:
 
 
 _QUICK = (
-    replace(TEXT, name="quick", steps=TEXT.steps // 2, probe_steps=2),
+    replace(TEXT, name="quick", steps=TEXT.steps // 2),
     replace(CELLS, name="quick", steps=CELLS.steps // 2),
 )
 """Half the steps of `standard`."""
