@@ -87,7 +87,7 @@ def tune(
     if out is not None:
         from router.pareto import draw
 
-        models = sorted({row.model for row in found})
+        models = sorted({_short(row.model) for row in found})
         for path in draw(tuned, aim, out, model=", ".join(models)):
             print(f"The picture is in {path}.", file=sys.stderr)
     if tuned.chosen is None:
@@ -146,3 +146,9 @@ def lines(tuned: Tuned, aim: Aim) -> list[str]:
         key, value = knob(tuned, aim)
         found.append(f"Setting: {key} = {value:g}")
     return found
+
+
+def _short(revision: str) -> str:
+    """A revision as a title bears it: twelve digits of its hash."""
+    kind, colon, digits = revision.partition(":")
+    return f"{kind}{colon}{digits[:12]}" if colon else revision[:40]
