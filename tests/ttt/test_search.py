@@ -346,8 +346,9 @@ def test_what_a_search_may_cost_is_known_before() -> None:
     assert few.probe_tokens(thorough) == 0 and few.train_tokens(thorough) == few.train_tokens(TEXT)
     rows = replace(size, cells=True)
     checks = 4 * 400  # the plain and three augmentations, before and after, at half the price
-    assert rows.probe_tokens(cells) == rows.probe_tokens(CELLS) + checks
-    assert rows.train_tokens(cells) == rows.train_tokens(CELLS) + checks
+    plain = replace(cells, search=0.0)
+    assert rows.probe_tokens(cells) == rows.probe_tokens(plain) + checks
+    assert rows.train_tokens(cells) == rows.train_tokens(plain) + checks
     assert rows.train_tokens(RECIPES["thorough"][1]) == rows.train_tokens(cells), (
         "nothing else is tried there"
     )
