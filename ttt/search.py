@@ -198,7 +198,8 @@ class _Race:
         ladder = rungs(self.recipe)
         alive = await self._first(self.entrants, ladder[0])
         for number, rung in enumerate(ladder):
-            alive = await self._affordable(alive, rung) if number else alive
+            if number:
+                alive = await self._affordable(alive, rung)
             if len(alive) == 1 and rung != self.recipe.probed:
                 if rung < self.recipe.probed:
                     continue  # nothing to choose: one look, as a probe's
@@ -405,5 +406,9 @@ def lasting(recipe: Recipe, steps: int, taken: int) -> Recipe:
 
 
 def _why_without(verdicts: Sequence[Carried]) -> str:
-    broken = [f"{v.augmentation} ({v.change:+.3f} nats per token)" for v in verdicts if not v.kept]
-    return f"What was learned does not carry over under {', '.join(broken)}: left out." if broken else ""
+    out = [v for v in verdicts if not v.kept]
+    broken = [f"{v.augmentation} ({v.change:+.3f} nats per token)" for v in out if v.change is not None]
+    unjudged = [v.augmentation for v in out if v.change is None]
+    said = [f"What was learned does not carry over under {', '.join(broken)}: left out."] if broken else []
+    said += [f"Could not be judged, so left out: {', '.join(unjudged)}."] if unjudged else []
+    return " ".join(said)

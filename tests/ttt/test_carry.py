@@ -80,6 +80,14 @@ async def test_a_rule_with_a_direction_is_not_mirrored(llama_engine: Engine, tas
     assert await llama_engine.base_hash() == digest
 
 
+async def test_a_search_goes_without_what_it_could_not_judge_and_says_so(llama_engine: Engine) -> None:
+    found = await search(llama_engine, STILL, AUTO, 0)
+    assert found.augmentations == (Carried("symmetry", 0, None, False),)
+    assert found.recipe.augmentations == ("order",) and found.reason.endswith(
+        "Could not be judged, so left out: symmetry."
+    )
+
+
 async def test_what_changes_no_demonstration_is_not_judged(
     llama_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
