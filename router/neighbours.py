@@ -8,7 +8,6 @@ is tried that has ever learned from one of the queries. Off unless the setting `
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from router.context import Context
 from router.receipt import Step
-from router.reuse import demonstration_hashes, in_use, reference, verified
+from router.reuse import demonstration_hashes, in_use, input_hashes, reference, verified
 from router.state import AdapterRef, Start, State
 from store import AdapterRow, Near
 from ttt.carry import undoubted
@@ -27,7 +26,6 @@ from ttt.embedding import EMBEDDING, embed
 from ttt.errors import AdapterError, ContextOverflow
 from ttt.icl import Judged
 from ttt.recipes import Recipe, fitting
-from ttt.task import canonical_text
 from ttt.train import Beginning
 from ttt.warm import Check, attached, begin_at, check, judge_halves, shortened
 
@@ -322,8 +320,3 @@ def learned_from(state: State) -> tuple[str, ...]:
 def space_of(state: State, context: Context) -> str:
     """Adapters of one space are of one base model and prompt template, and embedded alike."""
     return f"{EMBEDDING} {context.engine.loaded.revision} {state['size'].template}"
-
-
-def input_hashes(texts: Iterable[str]) -> list[str]:
-    """A hash of each input as it is compared: canonical, without its output or instruction."""
-    return [hashlib.sha256(canonical_text(text).encode()).hexdigest()[:32] for text in texts]

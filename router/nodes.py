@@ -24,6 +24,7 @@ from router.reuse import (
     adapter_key,
     adapter_keys,
     in_use,
+    knows_a_query,
     subset_candidate,
     verified,
 )
@@ -81,6 +82,11 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         for key in adapter_keys(state, runtime.context):
             row = adapters.find(key)
             if row is None or not (row.accepted or request.outright):
+                continue
+            if knows_a_query(row, state, runtime.context):
+                notes.append(
+                    "A cached adapter is not used: it began at another that has learned from a query."
+                )
                 continue
             found, note = verified(row, runtime.context)
             notes += note

@@ -6,8 +6,9 @@ Nothing here answers a query; what a node may use is returned as plain values.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from store.errors import AdapterDamaged, NotFound
 from ttt.errors import AdapterError, Cancelled, ContextOverflow
 from ttt.icl import judge
 from ttt.recipes import fitting
-from ttt.task import Demonstration, Task, fingerprint
+from ttt.task import Demonstration, Task, canonical_text, fingerprint
 
 LEASE_S = 30.0
 """A training owner that has not been heard of for so long has lost its right."""
@@ -76,6 +77,23 @@ def reference(row: AdapterRow, context: Context) -> AdapterRef:
     return AdapterRef(row.content_hash, str(folder), row.key.recipe, row.accepted, losses)
 
 
+def knows_a_query(row: AdapterRow, state: State, context: Context) -> bool:
+    """Whether an adapter for these demonstrations has learned from one of the queries, at another task's adapter that it
+    began at. Where that is not known, it is taken to have."""
+    if not row.key.recipe.endswith(STARTED):
+        return False
+    seen = context.store.embeddings.seen_inputs(row.key)
+    if seen is None:
+        return True
+    others = seen - set(input_hashes(d.input for d in state["task"].demonstrations))
+    return bool(others.intersection(input_hashes(q.input for q in state["request"].queries)))
+
+
+def input_hashes(texts: Iterable[str]) -> list[str]:
+    """A hash of each input as it is compared: canonical, without its output or instruction."""
+    return [hashlib.sha256(canonical_text(text).encode()).hexdigest()[:32] for text in texts]
+
+
 def demonstration_hashes(task: Task) -> tuple[str, ...]:
     return tuple(fingerprint(Task((d,), task.instruction)) for d in task.demonstrations)
 
@@ -121,8 +139,11 @@ def _split(
     return tuple(d for d, h in pairs if h in old), tuple(d for d, h in pairs if h not in old)
 
 
-async def lease_or_adapter(key: AdapterKey, context: Context) -> tuple[Lease | None, AdapterRef | None]:
-    """The right to train this adapter or, where there is one with sound files, the adapter itself.
+async def lease_or_adapter(
+    key: AdapterKey, state: State, context: Context
+) -> tuple[Lease | None, AdapterRef | None]:
+    """The right to train this adapter or, where there is one with sound files that has not learned from a query, the
+    adapter itself.
 
     While another caller trains it, waits for that.
 
@@ -132,7 +153,9 @@ async def lease_or_adapter(key: AdapterKey, context: Context) -> tuple[Lease | N
     while True:
         lease = context.store.leases.acquire(f"train:{key.hash}", context.owner, LEASE_S)
         row = context.store.adapters.find(key)
-        ref = verified(row, context)[0] if row is not None and in_use(row, context) else None
+        ref = None
+        if row is not None and not knows_a_query(row, state, context) and in_use(row, context):
+            ref = verified(row, context)[0]
         if ref is not None:
             if lease is not None:
                 context.store.leases.release(lease)

@@ -102,7 +102,7 @@ class _Work:
         key, begun_at = adapter_key(state, context), state.get("start")
         if begun_at is not None:
             key = from_start(key)
-        self._lease, ref = await lease_or_adapter(key, context)
+        self._lease, ref = await lease_or_adapter(key, state, context)
         if ref is not None:
             found = "an adapter of this task, recipe and seed: another caller's, or an earlier one"
             step = Step("train", time.perf_counter() - started, {"found": found})

@@ -176,9 +176,13 @@ _QUICK = (
     replace(CELLS, name="quick", steps=CELLS.steps // 2),
 )
 """Half the steps of `standard`."""
-_AUTO = (replace(TEXT, name="auto", search=1.15), replace(CELLS, name="auto", search=1.15, steps=60))
+_AUTO = (
+    replace(TEXT, name="auto", search=1.15),
+    replace(CELLS, name="auto", search=1.15, steps=60, warmup=0.33),
+)
 """Looks at what the first steps of `standard` have taught, and goes on accordingly. Of cells it takes half as many again,
-since it mirrors from the eleventh on, if at all."""
+since it mirrors from the eleventh on, if at all; the rate rises over as many steps, since a look at steps of a lower
+one sees less."""
 _THOROUGH = (replace(_AUTO[0], name="thorough", search=3.0), replace(_AUTO[1], name="thorough", search=3.0))
 """`auto` with room for other recipes."""
 _DIRECT = _derived("direct", form="direct", batch=5)

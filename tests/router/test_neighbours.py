@@ -15,9 +15,8 @@ from router.agent import Router
 from router.errors import RouterError, SettingsError
 from router.events import Done, SignalsReady
 from router.learning import rows_of
-from router.neighbours import input_hashes
 from router.receipt import Receipt
-from router.reuse import STARTED
+from router.reuse import STARTED, input_hashes
 from router.settings import read_settings
 from store import AdapterRow
 from tests.router.conftest import OTHER, POOR, QUERIES, TRUSTING, OpenRouter, base_hash, step_names
@@ -252,6 +251,22 @@ def test_descent_is_part_of_what_an_adapter_has_learned_from(
     )
     (index,) = [row.demonstration_hashes for row in rows(agent) if len(row.demonstration_hashes) == 18]
     assert len(set(index)) == 18
+
+
+def test_a_cached_adapter_that_began_at_another_does_not_answer_what_that_one_was_trained_on(
+    open_near: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ttt.warm.Check.use", property(lambda self: "start"))
+    agent = open_near()
+    first, second = (agent.ask(task_of(i), QUERIES, **NEAR) for i in (0, 1))
+    assert agent.ask(task_of(1), QUERIES, **NEAR).adapter == second.adapter, "it is cached"
+    asked = [*QUERIES, task_of(0).demonstrations[2].input]
+    receipt = agent.ask(task_of(1), asked, **NEAR)
+    assert "began at another that has learned from a query" in " ".join(receipt.notes)
+    assert receipt.adapter not in (first.adapter, second.adapter) and receipt.arm == "train:words"
+    assert f"{first.adapter[:12]}: it has learned from one of the queries" in skipped(receipt)
+    own = [*QUERIES, task_of(1).demonstrations[2].input]
+    assert agent.ask(task_of(1), own, **NEAR).arm.startswith("reuse:"), "its own demonstrations may be asked"
 
 
 def test_the_same_task_by_another_seed_can_not_be_judged(open_near: OpenRouter) -> None:
