@@ -32,7 +32,7 @@ from router.receipt import SHADOW, Receipt
 from router.settings import Settings, changed, read_settings
 from router.state import Request, When
 from store.errors import translated
-from ttt.augment import DEFAULT, check_names
+from ttt.augment import check_names
 from ttt.errors import TaskError
 from ttt.recipes import Recipe, find_recipes
 from ttt.rounds import all_ended
@@ -228,7 +228,7 @@ class Router:
         recipe: str | tuple[Recipe, Recipe] | None = None,
         seed: int | None = None,
         votes: int | None = None,
-        augmentations: Sequence[str] = DEFAULT,
+        augmentations: Sequence[str] | None = None,
         when: When = "wait",
         deadline_s: float | None = None,
         max_tokens: int | None = None,
@@ -248,7 +248,8 @@ class Router:
             expected_repeats: queries of the same task that will come later; training is spread over them.
             recipe: a name (docs/recipes.md), the path of a `.toml` file, or what `find_recipes` made of them.
             votes: views of the task that vote on each answer; their seconds are in the receipt.
-            augmentations: what those views may change (`ttt.augment.AUGMENTATIONS`), as far as it fits the task.
+            augmentations: what those views may change (`ttt.augment.AUGMENTATIONS`), as far as it fits the task; the
+                usual ones, less those that training has left out, if none are named.
             when: `wait` trains before it answers, where that pays; `background` answers at once and trains behind, so
                 that later queries have the adapter; `never` trains nothing, but uses what was trained before.
             deadline_s: seconds from now; what can't be done by then is left out, and the best answer there is by
@@ -308,7 +309,7 @@ class Router:
             self._recipes(way.recipe or recipe),
             s.seed if seed is None else seed,
             wanted,
-            check_names(augmentations),
+            None if augmentations is None else check_names(augmentations),
             when,
             max_tokens,
             way.shots,

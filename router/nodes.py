@@ -347,7 +347,7 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             )
             notes = cut_short(context) if alone else []
             seconds = time.perf_counter() - started
-            voted = await vote(result, name, in_context, state, context)
+            voted = await vote(result, name, in_context, state, context, chosen.left_out)
     except (Cancelled, AdapterError) as error:
         if state["icl"] is None:
             raise

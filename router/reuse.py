@@ -74,7 +74,8 @@ def reference(row: AdapterRow, context: Context) -> AdapterRef:
     """The stored adapter by values."""
     folder = context.store.adapters.path(row, verify=False)
     losses = tuple(float(loss) for loss in row.report.get("losses", ()))
-    return AdapterRef(row.content_hash, str(folder), row.key.recipe, row.accepted, losses)
+    left_out = tuple(str(name) for name in row.report.get("left_out", ()))
+    return AdapterRef(row.content_hash, str(folder), row.key.recipe, row.accepted, losses, left_out)
 
 
 def knows_a_query(row: AdapterRow, state: State, context: Context) -> bool:

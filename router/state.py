@@ -8,7 +8,6 @@ from typing import Annotated, Literal, TypedDict
 
 from policies.types import Decision, Signals
 from router.receipt import Step
-from ttt.augment import DEFAULT
 from ttt.crossfit import CrossFitResult
 from ttt.icl import ICLResult
 from ttt.measure import TaskSize
@@ -35,7 +34,8 @@ class Request:
     seed: int
     votes: int = 1
     """Views of the task that vote on each answer."""
-    augmentations: tuple[str, ...] = DEFAULT
+    augmentations: tuple[str, ...] | None = None
+    """Of the views that vote; None takes the usual ones that the adapter's training has not left out."""
     """What those views may change."""
     when: When = "wait"
     max_tokens: int | None = None
@@ -61,6 +61,8 @@ class AdapterRef:
     accepted: bool
     losses: tuple[float, ...]
     """Of its training, step by step, nats per labelled token."""
+    left_out: tuple[str, ...] = ()
+    """Augmentations that its training has judged, and left out."""
 
 
 @dataclass(frozen=True, slots=True)

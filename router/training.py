@@ -21,6 +21,7 @@ from router.timing import in_time
 from router.upkeep import keep_within
 from store import Lease
 from store.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost
+from ttt.augment import Space, space
 from ttt.carry import undoubted
 from ttt.crossfit import begin, begins_on_halves
 from ttt.errors import TrainingFailed
@@ -116,6 +117,7 @@ class _Work:
                 sought = self._found.get("evidence")  # steps on halves that a search has taken just now
                 before_s, before = (sought.train_s, sought.tokens) if sought is not None else (0.0, 0)
                 plain |= {"seconds": made.seconds + before_s, "tokens": made.tokens + before}
+                plain["left_out"] = list(_left_out(state, recipe))
                 if begun_at is not None:
                     plain["start"] = list(begun_at.adapters)
                 hashes = learned_from(state)
@@ -127,9 +129,10 @@ class _Work:
         finally:
             if self._lease is not None:
                 context.store.leases.release(self._lease)
-        step = Step("train", time.perf_counter() - started, _detail(recipe, made))
+        here = space(state["task"], recipe.augmentations)
+        step = Step("train", time.perf_counter() - started, _detail(recipe, made, here))
         context.costs.observe("train", made.tokens, made.seconds)
-        notes = [*self._found.get("notes", []), *keep_within(context.store, context.settings)]
+        notes = [*self._found.get("notes", []), *_ragged(here), *keep_within(context.store, context.settings)]
         return {**self._found, "trained": reference(row, context), "steps": [step], "notes": notes}
 
     async def _recipe(self) -> Recipe:
@@ -176,9 +179,25 @@ class _Work:
             self._beat = time.monotonic()
 
 
-def _detail(recipe: Recipe, made: _Made) -> dict[str, Any]:
+def _left_out(state: State, recipe: Recipe) -> tuple[str, ...]:
+    """What the recipe that was asked for augments by, and the one that a search has found does not."""
+    asked = space(state["task"], fitting(state["request"].recipes, state["task"]).augmentations)
+    return tuple(name for name in asked.names if name not in recipe.augmentations)
+
+
+def _ragged(here: Space) -> list[str]:
+    if not here.ragged:
+        return []
+    return [
+        f"Not all rows of a demonstration are of one length, so it is not augmented by {', '.join(here.ragged)}."
+    ]
+
+
+def _detail(recipe: Recipe, made: _Made, here: Space) -> dict[str, Any]:
     return {
         "recipe": recipe.id,
+        "content": here.kind,
+        "augmentations": list(here.names),
         "steps": len(made.report.losses),
         "of_these_by_probe": made.by_probe,
         "on_halves_s": made.on_halves_s,

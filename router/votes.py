@@ -7,22 +7,32 @@ first thing that a deadline leaves out: the answers are there already.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from router.context import Context
 from router.receipt import Step
-from router.state import State
-from ttt.augment import space
+from router.state import Request, State
+from ttt.augment import DEFAULT, space
 from ttt.errors import Cancelled
 from ttt.icl import ICLResult
 from ttt.views import vote_answers
 
 
 async def vote(
-    plain: ICLResult, adapter: str | None, in_context: bool, state: State, context: Context
+    plain: ICLResult,
+    adapter: str | None,
+    in_context: bool,
+    state: State,
+    context: Context,
+    left_out: Collection[str] = (),
 ) -> dict[str, Any]:
     """What voting adds to the state: `answers`, the step with its seconds, and notes on what did not vote.
+
+    Args:
+        left_out: augmentations that the adapter's training has judged, and left out: where the caller names none, no
+            view changes by them.
 
     Without votes wanted, the plain answers; they also stand, and the notes say so, when voting is cancelled or
     there is no time for it.
@@ -37,6 +47,13 @@ async def vote(
             plain, Step("vote", 0.0, {"skipped": True}), "was left out: the deadline is too near"
         )
 
+    names, notes = _names(request, left_out), []
+    here = space(task, names)
+    if request.augmentations is not None and (idle := [name for name in names if name not in here.names]):
+        notes.append(
+            f"No view changes by {', '.join(idle)}, which does not apply to this task ({here.kind})."
+        )
+
     def late() -> bool:
         return context.remaining_s < 0
 
@@ -47,7 +64,7 @@ async def vote(
             request.queries,
             plain,
             request.votes,
-            augmentations=request.augmentations,
+            augmentations=names,
             seed=request.seed,
             adapter=adapter,
             in_context=in_context,
@@ -59,7 +76,8 @@ async def vote(
         return _unchanged(plain, step, "was ended by the deadline" if late() else "was cancelled")
     detail = {
         "rule": voted.rule,
-        "augmentations": list(space(task, request.augmentations).names),
+        "content": here.kind,
+        "augmentations": list(here.names),
         "views": list(voted.views),
         "not_inverted": voted.not_inverted,
         "not_shown": voted.not_shown,
@@ -67,7 +85,7 @@ async def vote(
         "prompt_tokens": voted.read,
         "answer_tokens": voted.written,
     }
-    notes = list(voted.left_out)
+    notes += voted.left_out
     if voted.not_inverted:
         notes.append(
             f"{voted.not_inverted} prediction(s) under other views could not be turned back and did not vote."
@@ -78,6 +96,12 @@ async def vote(
         )
     step = Step("vote", time.perf_counter() - started, detail)
     return {"answers": replace(plain, answers=voted.answers), "steps": [step], "notes": notes}
+
+
+def _names(request: Request, left_out: Collection[str]) -> tuple[str, ...]:
+    if request.augmentations is not None:
+        return request.augmentations
+    return tuple(name for name in DEFAULT if name not in left_out)
 
 
 def _unchanged(plain: ICLResult, step: Step, why: str) -> dict[str, Any]:

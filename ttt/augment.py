@@ -144,6 +144,8 @@ class Space:
     alphabet: tuple[str, ...] = ()
     background: str = ""
     labels: tuple[str, ...] = ()
+    ragged: tuple[str, ...] = ()
+    """Names that would apply, were all rows of a text of one length."""
 
     def draw(self, rng: random.Random) -> View:
         """A random view. The same names draw the same numbers, whatever else there is to choose from."""
@@ -189,13 +191,15 @@ def space(task: Task, names: Iterable[str] = DEFAULT) -> Space:
     chosen = [name for name in check_names(names) if kind in AUGMENTATIONS[name]]
     labels = label_set(task) if kind == "labels" else ()
     alphabet: tuple[str, ...] = ()
+    ragged: tuple[str, ...] = ()
     commonest = ""
     if kind in ("grid", "sequence"):
         alphabet, commonest = symbol_alphabet(task), background(task)
         rows = [read_rows(t) for d in task.demonstrations for t in (d.input, d.output)]
         if not all(r is not None and rectangular(r) for r in rows):
-            chosen = [name for name in chosen if name not in OF_RECTANGLES]
-    return Space(kind, tuple(chosen), len(task.demonstrations), alphabet, commonest, labels)
+            ragged = tuple(name for name in chosen if name in OF_RECTANGLES)
+            chosen = [name for name in chosen if name not in ragged]
+    return Space(kind, tuple(chosen), len(task.demonstrations), alphabet, commonest, labels, ragged)
 
 
 def _permuted(values: Sequence[str], rng: random.Random) -> tuple[tuple[str, str], ...]:

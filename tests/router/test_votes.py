@@ -19,6 +19,7 @@ from router.state import Arm, State
 from router.votes import vote
 from tests.router.conftest import QUERIES, QUICK, RICH, TASK, OpenRouter, step_names
 from tests.router.test_evaluate import write_family
+from ttt.carry import Carried
 from ttt.errors import TaskError
 from ttt.icl import answer
 from ttt.recipes import RECIPES, find_recipes
@@ -74,6 +75,48 @@ def test_a_trained_adapter_s_answers_are_voted_on_and_so_are_those_of_the_next_t
     again = agent.ask(TASK, QUERIES, arm="ttt", votes=3)
     assert again.arm.startswith("reuse:") and step_names(again) == ["look-up", "answer", "vote"]
     assert again.answers == first.answers
+
+
+def test_votes_go_without_what_training_has_left_out(
+    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def found(*_: Any) -> tuple[Carried, ...]:
+        return (Carried("symbols", 5, -0.2, False),)
+
+    searching = replace(QUICK, name="auto", probe_steps=4, search=1.0)
+    monkeypatch.setitem(RECIPES, "auto", (searching, searching))
+    monkeypatch.setattr("ttt.search.carry", found)
+    agent = open_router(recipe="auto")
+    for arm in ("train:auto", "reuse:"):
+        receipt = agent.ask(CELLS, ["0 0 7"], arm="ttt", votes=3)
+        step = receipt.step("vote")
+        assert receipt.arm.startswith(arm) and step is not None
+        assert step.detail["augmentations"] == ["order"] and step.detail["views"] == [
+            "plain",
+            "order",
+            "order",
+        ]
+    (row,) = agent.parts.store.adapters.list()
+    assert row.report["left_out"] == ["symbols"]
+    named = agent.ask(CELLS, ["0 0 7"], arm="ttt", votes=3, augmentations=("symbols", "labels"))
+    step = named.step("vote")
+    assert step is not None and step.detail["augmentations"] == ["symbols"], "who names them has them"
+    assert any(
+        "No view changes by labels, which does not apply to this task (sequence)" in n for n in named.notes
+    )
+
+
+def test_the_receipt_says_what_a_training_augments_by_and_why_not_by_all(open_router: OpenRouter) -> None:
+    """Rows of unequal length can't be mirrored together."""
+    agent = open_router()
+    even = agent.ask(CELLS, ["0 0 7"], arm="ttt", recipe="standard").step("train")
+    assert even is not None and even.detail["content"] == "sequence"
+    assert even.detail["augmentations"] == ["order", "symbols", "symmetry", "shift"]
+    ragged = replace(CELLS, demonstrations=(Demonstration("0 0\n0 0 0", "0 0\n0 0 1"), *CELLS.demonstrations))
+    receipt = agent.ask(ragged, ["0 0 7"], arm="ttt", recipe="standard")
+    train = receipt.step("train")
+    assert train is not None and train.detail["augmentations"] == ["order", "symbols"]
+    assert any("of one length, so it is not augmented by symmetry, shift" in n for n in receipt.notes)
 
 
 def test_a_cancelled_vote_leaves_the_plain_answers_and_says_so(open_router: OpenRouter) -> None:
