@@ -14,7 +14,9 @@ from router.cli.options import (
     Dtype,
     Model,
     Prefer,
+    Prompt,
     RecipeOption,
+    Reuse,
     Votes,
     Worth,
     check_arm,
@@ -58,6 +60,8 @@ def evaluate(
     worth: Worth = None,
     recipe: RecipeOption = None,
     votes: Votes = None,
+    reuse: Reuse = None,
+    prompt: Prompt = None,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -90,7 +94,15 @@ def evaluate(
     if resume and out is None:
         raise typer.BadParameter("name the report to go on with by --out.", param_hint="--resume")
     settings = settings_of(
-        model=model, device=device, dtype=dtype, prefer=prefer, worth_s=worth, recipe=recipe, votes=votes
+        model=model,
+        device=device,
+        dtype=dtype,
+        prefer=prefer,
+        worth_s=worth,
+        recipe=recipe,
+        votes=votes,
+        reuse=reuse,
+        prompt=prompt,
     )
 
     from router.evaluate import EvaluateOptions

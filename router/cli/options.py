@@ -31,6 +31,14 @@ Votes = Annotated[
     int | None,
     typer.Option("--votes", metavar="N", min=1, help="Views of the task that vote on each answer."),
 ]
+Reuse = Annotated[
+    Literal["off", "near"] | None,
+    typer.Option("--reuse", help="Whether adapters of like tasks are tried first (docs/reuse.md)."),
+]
+Prompt = Annotated[
+    Literal["plain", "chat"] | None,
+    typer.Option("--prompt", help="Demonstrations as plain text, or as turns of the model's chat template."),
+]
 Prefer = Annotated[
     Preference | None,
     typer.Option("--prefer", help="How much compute one more correct answer is worth: 5, 30 or 300 s."),

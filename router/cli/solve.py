@@ -18,7 +18,9 @@ from router.cli.options import (
     Dtype,
     Model,
     Prefer,
+    Prompt,
     RecipeOption,
+    Reuse,
     Votes,
     Worth,
     check_arm,
@@ -73,6 +75,8 @@ def solve(
     ] = None,
     recipe: RecipeOption = None,
     votes: Votes = None,
+    reuse: Reuse = None,
+    prompt: Prompt = None,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -101,7 +105,15 @@ def solve(
     check_arm(arm, "--arm")
     asked = _read(task, demos, queries, query or [], instruction)
     settings = settings_of(
-        model=model, device=device, dtype=dtype, data_dir=data_dir, seed=seed, recipe=recipe, votes=votes
+        model=model,
+        device=device,
+        dtype=dtype,
+        data_dir=data_dir,
+        seed=seed,
+        recipe=recipe,
+        votes=votes,
+        reuse=reuse,
+        prompt=prompt,
     )
 
     stop = threading.Event()

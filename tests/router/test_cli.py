@@ -159,6 +159,9 @@ def test_the_knobs_reach_the_receipt(run: Run, task_file: Path) -> None:
     receipt = solved(run("solve", task_file, "--prefer", "fast", "--repeats", "7", "--json"))
     assert receipt["worth_s"] == 5 and receipt["signals"]["expected_repeats"] == 7
     assert solved(run("solve", task_file, "--worth", "12.5", "--json"))["worth_s"] == 12.5
+    near = solved(run("solve", task_file, "--arm", "ttt", "--reuse", "near", "--json"))
+    assert "neighbours" in [step["name"] for step in near["steps"]]
+    assert run("solve", task_file, "--arm", "icl", "--prompt", "chat").code in (0, 3)
 
 
 def test_training_shows_its_steps_and_is_reused_the_next_time(run: Run, task_file: Path) -> None:
@@ -334,6 +337,8 @@ def test_an_unknown_episode_is_refused(run: Run, command: tuple[str, ...]) -> No
         (("feedback", "0123456789ab", "--right", "--wrong"), "give one of these three"),
         (("frobnicate",), "No such command 'frobnicate'"),
         (("solve", "--frobnicate"), "--frobnicate"),
+        (("solve", "--reuse", "far"), "'far' is not one of 'off', 'near'"),
+        (("evaluate", "f.json", "--prompt", "verse"), "'verse' is not one of 'plain', 'chat'"),
     ],
 )
 def test_wrong_usage_is_told_with_where_to_look(run: Run, arguments: tuple[str, ...], words: str) -> None:
