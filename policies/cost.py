@@ -3,7 +3,8 @@
 Three rates: `prefill` (seconds per token scored or read as a prompt), `train` (seconds per token trained
 on) and `decode` (seconds per decoding step; a step serves a whole batch). They start as guesses from
 FLOP/s, and follow what is observed: the first observation replaces the guess, the first few are averaged,
-later ones are weighted exponentially.
+later ones are weighted exponentially. As long as nothing was trained, the rate of training goes in proportion to that of
+reading: in-context learning, which always comes first, is what calibrates a new machine.
 
 Knows nothing of models beyond their parameter count, nor of load: on a shared machine seconds swing by two.
 """
@@ -105,8 +106,13 @@ class CostModel:
             raise PolicyError(f"{kind} was observed over 0 tokens; that tells no rate.")
         seen = max(_RATE_MIN_S, check_finite("seconds", seconds, 0.0) / tokens)
         weight = max(OBSERVATION_WEIGHT, 1.0 / (rate.observations + 1))
-        rate.seconds_per_token += weight * (_check_rate(kind, seen) - rate.seconds_per_token)
+        before = rate.seconds_per_token
+        rate.seconds_per_token += weight * (_check_rate(kind, seen) - before)
         rate.observations += 1
+        train = self._rates["train"]
+        if kind == "prefill" and not train.observations:
+            scaled = train.seconds_per_token * rate.seconds_per_token / before
+            train.seconds_per_token = min(max(scaled, _RATE_MIN_S), _RATE_MAX_S)
 
     def icl_s(self, sizes: Sizes) -> float:
         """One ICL pass: the prefix once, all queries, decoding."""

@@ -42,6 +42,18 @@ def test_the_first_observation_replaces_the_guess_and_leaves_other_rates_alone()
     assert model.predict("prefill", 1000) == prefill
 
 
+def test_reading_calibrates_the_rate_of_training_until_something_was_trained() -> None:
+    model = CostModel.guess(135_000_000)
+    reading, training = (model.predict(kind, 1000) for kind in ("prefill", "train"))
+    model.observe("prefill", 1000, reading / 50)  # a machine fifty times as fast
+    assert model.predict("train", 1000) == pytest.approx(training / 50)
+    model.observe("prefill", 1000, reading / 50)
+    assert model.predict("train", 1000) == pytest.approx(training / 50), "in proportion, not again and again"
+    model.observe("train", 1000, 7.0)
+    model.observe("prefill", 1000, reading)
+    assert model.predict("train", 1000) == 7.0, "what was seen counts"
+
+
 def test_observations_are_averaged_first_and_then_followed() -> None:
     model = CostModel.guess(135_000_000)
     model.observe("decode", 1, 1.0)
