@@ -27,7 +27,7 @@ from scipy.special import ndtr, stdtrit
 
 from policies.checks import check_finite, check_situation, content_hash, further_seconds, stay_arm
 from policies.errors import PolicyError
-from policies.estimator import UNKNOWN_MODEL_SPREAD, ArmModel, Estimate, arm_as_json, fit_arms
+from policies.estimator import MIN_FAMILIES, UNKNOWN_MODEL_SPREAD, ArmModel, Estimate, arm_as_json, fit_arms
 from policies.features import Stage
 from policies.outcomes import TaskOutcome, hash_rows
 from policies.rule import MIN_DEMONSTRATIONS, Rule
@@ -50,6 +50,7 @@ class Provenance:
     families: tuple[str, ...]
     collections: tuple[str, ...]
     base_models: tuple[str, ...]
+    """Those of which enough families were seen to be known."""
     base_model: str | None = None
     """Whose rows counted more than others'."""
 
@@ -225,8 +226,8 @@ class Learned:
             text += f" Not measured, so the usual value stands for it: {', '.join(best.lacking)}."
         if not self.base_model_known:
             text += (
-                f" No outcome is of this base model (they are of {', '.join(self.provenance.base_models)}), so the "
-                "estimate counts for less: its spread is doubled."
+                f" No or too few outcomes are of this base model (they are of {', '.join(self.provenance.base_models)}), so "
+                "the estimate counts for less: its spread is doubled."
             )
         return text
 
@@ -274,18 +275,26 @@ def fit(
         PolicyError: too few families, one kind of outcome only, or no row that compares an arm with icl.
     """
     arms, notes = fit_arms(rows, base_model, seed)
+    families: dict[str, set[str]] = {}
+    for row in rows:
+        families.setdefault(row.model, set()).add(row.family)
     provenance = Provenance(
         hash_rows(rows),
         len(rows),
         tuple(sorted({row.family for row in rows})),
         tuple(sorted({row.collection for row in rows})),
-        tuple(sorted({row.model for row in rows})),
+        tuple(sorted(model for model, seen in families.items() if len(seen) >= MIN_FAMILIES)),
         base_model,
     )
-    if base_model is not None and base_model not in provenance.base_models:
+    notes += [
+        f"Outcomes of {len(seen)} families are of the base model {model}, of which it takes {MIN_FAMILIES} to count as known."
+        for model, seen in sorted(families.items())
+        if len(seen) < MIN_FAMILIES
+    ]
+    if base_model is not None and base_model not in families:
         notes.append(
             f"No row is of the base model {base_model!r}, so all weigh the same; rows name its revision, and these are of "
-            f"{', '.join(provenance.base_models)}."
+            f"{', '.join(sorted(families))}."
         )
     return Learned(arms, provenance, confidence), notes
 

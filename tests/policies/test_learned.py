@@ -137,10 +137,23 @@ def test_on_an_unknown_base_model_it_counts_for_less_and_says_so() -> None:
     stranger = POLICY.for_model("other-1b", "abc")
     assert POLICY.for_model("simulated-1", "abc") == POLICY
     decision = stranger.decide(here)
-    assert "No outcome is of this base model (they are of simulated-1)" in decision.reason
+    assert "too few outcomes are of this base model (they are of simulated-1)" in decision.reason
     assert stranger.estimate(TRAIN, here)[0].sd == pytest.approx(2 * POLICY.estimate(TRAIN, here)[0].sd)
     trained = [sum(p.decide(h).arm == TRAIN for h in PROBED) for p in (POLICY, stranger)]
     assert trained[1] < trained[0]
+
+
+def test_a_few_outcomes_do_not_make_a_base_model_known() -> None:
+    def own(n: int) -> list[TaskOutcome]:
+        return [replace(row, family=f"mine-{row.family}", model="mine") for row in SEEN.rows[:n]]
+
+    one, (note,) = fit([*SEEN.rows, *own(1)], base_model="mine")
+    assert (
+        not one.for_model("mine").base_model_known
+        and "Outcomes of 1 families are of the base model mine" in note
+    )
+    enough, notes = fit([*SEEN.rows, *own(40)], base_model="mine")
+    assert enough.for_model("mine").base_model_known and not notes
 
 
 def test_rows_of_the_model_at_hand_count_more_than_those_of_another() -> None:

@@ -71,7 +71,9 @@ def test_a_learned_policy_decides_and_says_that_it_does_not_know_the_model(
     assert again.parts.policy.version == policy.version
     receipt = again.ask(TASK, QUERIES)
     assert receipt.decisions[-1]["policy"] == policy.version
-    assert "No outcome is of this base model (they are of simulated-1)" in receipt.decisions[0]["reason"]
+    assert (
+        "too few outcomes are of this base model (they are of simulated-1)" in receipt.decisions[0]["reason"]
+    )
 
 
 def test_a_changed_policy_in_force_is_refused_before_the_model_is_loaded(
