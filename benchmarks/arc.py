@@ -176,6 +176,9 @@ def table(report: Mapping[str, Any]) -> str:
         )
     n_tasks = len({row["task"] for row in rows})
     made.append(f"| {asked['model']} | {n_tasks} | {' | '.join(cells)} |")
+    for arm in ("icl", "ttt"):
+        if n := sum(key.endswith(f" {arm}") for key in report.get("left_out", {})):
+            notes.append(f"{arm}: {n} further tasks were left out, too long for the model's context.")
     return "\n".join([*made, "", *notes, f"Recipe {asked['recipe']}, {asked['votes']} views, two attempts."])
 
 
@@ -230,6 +233,8 @@ def main(arguments: list[str] | None = None) -> int:
                     row = await solve(engine, name, tasks[name], chosen, given.votes, views, given.seed)
                 except ContextOverflow as error:
                     print(f"{name} {arm}: left out: {error}")
+                    report.setdefault("left_out", {})[f"{name} {arm}"] = str(error)
+                    write(report, given.out)
                     continue
                 report["rows"].append(row)
                 write(report, given.out)

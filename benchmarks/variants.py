@@ -25,7 +25,7 @@ from ttt.formats import read_families
 from ttt.icl import answer
 from ttt.model import load, resolve
 from ttt.pools import Sample, sample, split
-from ttt.recipes import Recipe, fitting
+from ttt.recipes import Recipe, as_written, fitting
 from ttt.task import Task
 from ttt.train import TrainRequest, train_adapter
 from ttt.views import vote_answers
@@ -64,11 +64,13 @@ async def run_variant(
     `seconds` are those of a variant alone: training, answering and votes.
     """
     task, queries = drawn.task, drawn.queries
-    recipes, train_s, extra = variants[0].recipes, 0.0, dict[str, Any]()
+    recipe = fitting(variants[0].recipes, task) if variants[0].recipes is not None else None
+    if recipe is not None:
+        task = as_written(task, recipe.rows)
+    train_s, extra = 0.0, dict[str, Any]()
     name: str | None = None
     form = "in-context"
-    if recipes is not None:
-        recipe = fitting(recipes, task)
+    if recipe is not None:
         name, form = "variant", recipe.form
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,15 @@ from typing import Any
 
 from router.context import Context
 from router.receipt import Step
-from router.reuse import demonstration_hashes, in_use, input_hashes, reference, verified
+from router.reuse import (
+    demonstration_hashes,
+    in_use,
+    input_hashes,
+    reference,
+    rows_of,
+    verified,
+    written_rows,
+)
 from router.state import AdapterRef, Start, State
 from store import AdapterRow, Near
 from ttt.carry import undoubted
@@ -25,7 +33,7 @@ from ttt.crossfit import MIN_DEMONSTRATIONS, folds
 from ttt.embedding import EMBEDDING, embed
 from ttt.errors import AdapterError, ContextOverflow
 from ttt.icl import Judged
-from ttt.recipes import Recipe, fitting
+from ttt.recipes import Recipe, as_written, fitting
 from ttt.train import Beginning
 from ttt.warm import Check, attached, begin_at, check, judge_halves, shortened
 
@@ -191,6 +199,8 @@ def _unusable(row: AdapterRow, near: Near, state: State, recipe: Recipe) -> str:
     for key, wanted in (("rank", recipe.rank), ("alpha", recipe.alpha), ("form", recipe.form)):
         if trained.get(key) != wanted:
             return f"its {key} is {trained.get(key)}, here it is {wanted}"
+    if rows_of(row) != (rows := written_rows(state["task"], recipe)):
+        return f"it was trained on rows that are {rows_of(row)}, here they are {rows}"
     if set(trained.get("targets", ())) != set(recipe.targets):
         return "it adapts other layers"
     if near.seen_inputs.intersection(input_hashes(q.input for q in state["request"].queries)):
@@ -234,7 +244,10 @@ class _Trial:
 
     def __init__(self, state: State, context: Context, recipe: Recipe, account: Account) -> None:
         self.context, self.recipe, self.account = context, recipe, account
-        self.task, self.parts = state["task"], folds(state["task"], state["request"].seed)
+        self.task, self.parts = (
+            state["task"],
+            folds(as_written(state["task"], recipe.rows), state["request"].seed),
+        )
         self.hashes = input_hashes(d.input for d in self.task.demonstrations)
         self.base: Judged | None = None
         self.best: Passed | None = None

@@ -38,7 +38,7 @@ from ttt.errors import AdapterError, Cancelled, ContextOverflow, TrainingFailed
 from ttt.icl import answer as answer_queries
 from ttt.icl import leave_one_out
 from ttt.measure import task_size
-from ttt.recipes import fitting, probing
+from ttt.recipes import as_written, fitting, probing
 from ttt.task import clean_task, fingerprint
 from ttt.train import TrainStep
 from ttt.views import consistency
@@ -335,7 +335,7 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             attach_s = time.perf_counter() - started
             result = await answer_queries(
                 context.engine,
-                state["task"],
+                as_written(state["task"], chosen.rows),
                 request.queries,
                 adapter=name,
                 in_context=in_context,
@@ -347,7 +347,7 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             )
             notes = cut_short(context) if alone else []
             seconds = time.perf_counter() - started
-            voted = await vote(result, name, in_context, state, context, chosen.left_out)
+            voted = await vote(result, name, in_context, state, context, chosen)
     except (Cancelled, AdapterError) as error:
         if state["icl"] is None:
             raise

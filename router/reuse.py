@@ -19,7 +19,7 @@ from store import AdapterKey, AdapterRow, Lease
 from store.errors import AdapterDamaged, NotFound
 from ttt.errors import AdapterError, Cancelled, ContextOverflow
 from ttt.icl import judge
-from ttt.recipes import fitting
+from ttt.recipes import Recipe, as_written, fitting
 from ttt.task import Demonstration, Task, canonical_text, fingerprint
 
 LEASE_S = 30.0
@@ -75,7 +75,18 @@ def reference(row: AdapterRow, context: Context) -> AdapterRef:
     folder = context.store.adapters.path(row, verify=False)
     losses = tuple(float(loss) for loss in row.report.get("losses", ()))
     left_out = tuple(str(name) for name in row.report.get("left_out", ()))
-    return AdapterRef(row.content_hash, str(folder), row.key.recipe, row.accepted, losses, left_out)
+    rows = rows_of(row)
+    return AdapterRef(row.content_hash, str(folder), row.key.recipe, row.accepted, losses, rows, left_out)
+
+
+def written_rows(task: Task, recipe: Recipe) -> str:
+    """How a training by the recipe writes the task's rows of cells."""
+    return "indexed" if as_written(task, recipe.rows).indexed else "plain"
+
+
+def rows_of(row: AdapterRow) -> str:
+    """How the adapter's training wrote rows of cells."""
+    return str(row.report.get("rows", "plain"))
 
 
 def knows_a_query(row: AdapterRow, state: State, context: Context) -> bool:
@@ -112,7 +123,7 @@ async def subset_candidate(state: State, context: Context) -> tuple[AdapterRef |
     if ref is None:
         return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": notes[0]})]
     known, unseen = _split(task.demonstrations, hashes, row.demonstration_hashes)
-    part = replace(task, demonstrations=known)
+    part = as_written(replace(task, demonstrations=known), ref.rows)
     try:
         async with context.engine.adapter(Path(ref.folder)) as name:
             base = await judge(context.engine, part, unseen, adapter=None)

@@ -61,6 +61,8 @@ class AdapterRef:
     accepted: bool
     losses: tuple[float, ...]
     """Of its training, step by step, nats per labelled token."""
+    rows: str = "plain"
+    """How its training wrote rows of cells: `plain` or `indexed`."""
     left_out: tuple[str, ...] = ()
     """Augmentations that its training has judged, and left out."""
 

@@ -15,7 +15,7 @@ from router.context import Context
 from router.neighbours import learned_from, may_start, remember
 from router.probing import seek_first
 from router.receipt import Step
-from router.reuse import LEASE_S, adapter_key, from_start, lease_or_adapter, reference
+from router.reuse import LEASE_S, adapter_key, from_start, lease_or_adapter, reference, written_rows
 from router.state import State
 from router.timing import in_time
 from router.upkeep import keep_within
@@ -118,6 +118,7 @@ class _Work:
                 before_s, before = (sought.train_s, sought.tokens) if sought is not None else (0.0, 0)
                 plain |= {"seconds": made.seconds + before_s, "tokens": made.tokens + before}
                 plain["left_out"] = list(_left_out(state, recipe))
+                plain["rows"] = written_rows(state["task"], recipe)
                 if begun_at is not None:
                     plain["start"] = list(begun_at.adapters)
                 hashes = learned_from(state)
@@ -130,7 +131,8 @@ class _Work:
             if self._lease is not None:
                 context.store.leases.release(self._lease)
         here = space(state["task"], recipe.augmentations)
-        step = Step("train", time.perf_counter() - started, _detail(recipe, made, here))
+        how = {"content": here.kind, "augmentations": list(here.names), "rows": plain["rows"]}
+        step = Step("train", time.perf_counter() - started, _detail(recipe, made) | how)
         context.costs.observe("train", made.tokens, made.seconds)
         notes = [*self._found.get("notes", []), *_ragged(here), *keep_within(context.store, context.settings)]
         return {**self._found, "trained": reference(row, context), "steps": [step], "notes": notes}
@@ -193,11 +195,9 @@ def _ragged(here: Space) -> list[str]:
     ]
 
 
-def _detail(recipe: Recipe, made: _Made, here: Space) -> dict[str, Any]:
+def _detail(recipe: Recipe, made: _Made) -> dict[str, Any]:
     return {
         "recipe": recipe.id,
-        "content": here.kind,
-        "augmentations": list(here.names),
         "steps": len(made.report.losses),
         "of_these_by_probe": made.by_probe,
         "on_halves_s": made.on_halves_s,

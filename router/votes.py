@@ -13,10 +13,11 @@ from typing import Any
 
 from router.context import Context
 from router.receipt import Step
-from router.state import Request, State
+from router.state import AdapterRef, Request, State
 from ttt.augment import DEFAULT, space
 from ttt.errors import Cancelled
 from ttt.icl import ICLResult
+from ttt.recipes import as_written
 from ttt.views import vote_answers
 
 
@@ -26,18 +27,19 @@ async def vote(
     in_context: bool,
     state: State,
     context: Context,
-    left_out: Collection[str] = (),
+    worn: AdapterRef | None = None,
 ) -> dict[str, Any]:
     """What voting adds to the state: `answers`, the step with its seconds, and notes on what did not vote.
 
     Args:
-        left_out: augmentations that the adapter's training has judged, and left out: where the caller names none, no
-            view changes by them.
+        worn: what the store says of the adapter. The task is written as its training wrote it, and where the caller
+            names no augmentations, none that it has judged and left out changes a view.
 
     Without votes wanted, the plain answers; they also stand, and the notes say so, when voting is cancelled or
     there is no time for it.
     """
-    request, task, started = state["request"], state["task"], time.perf_counter()
+    request, started = state["request"], time.perf_counter()
+    task = as_written(state["task"], "plain" if worn is None else worn.rows)
     if request.votes == 1:
         return {"answers": plain}
     # Every view is read; at best all are decoded together, in as many steps as the plain one.
@@ -47,7 +49,7 @@ async def vote(
             plain, Step("vote", 0.0, {"skipped": True}), "was left out: the deadline is too near"
         )
 
-    names, notes = _names(request, left_out), []
+    names, notes = _names(request, () if worn is None else worn.left_out), []
     here = space(task, names)
     if request.augmentations is not None and (idle := [name for name in names if name not in here.names]):
         notes.append(

@@ -67,6 +67,7 @@ async def carry(
     names: Sequence[str],
     seed: int,
     go_on: Callable[[], None] = lambda: None,
+    least: float = 0.0,
 ) -> tuple[Carried, ...]:
     """Judge augmentations by trainings on either half of the task; two passes over each half for all of them.
 
@@ -74,6 +75,7 @@ async def carry(
         adapters: by half, attached.
         names: see `checked`.
         go_on: asked before each pass; what it raises ends the judging.
+        least: gain from which on one holds, nats a token.
     """
     before: dict[str, list[float]] = defaultdict(list)
     after: dict[str, list[float]] = defaultdict(list)
@@ -93,10 +95,10 @@ async def carry(
             try:
                 judged = await judge(engine, part.task, shown, adapter=wearing, written=part.whole)
             except ContextOverflow:  # enlarged ones are too long: nothing is known of any
-                return tuple(_verdict(name, (), ()) for name in names)
+                return tuple(_verdict(name, (), (), least) for name in names)
             for (name, _), logprob in zip(asked, judged.logprob, strict=True):
                 found[name].append(logprob)
-    return tuple(_verdict(name, before[name], after[name]) for name in names)
+    return tuple(_verdict(name, before[name], after[name], least) for name in names)
 
 
 def kept(recipe: Recipe, verdicts: Sequence[Carried]) -> Recipe:
@@ -105,11 +107,11 @@ def kept(recipe: Recipe, verdicts: Sequence[Carried]) -> Recipe:
     return replace(recipe, augmentations=check_names({*recipe.augmentations, *held} - broken))
 
 
-def _verdict(name: str, before: Sequence[float], after: Sequence[float]) -> Carried:
+def _verdict(name: str, before: Sequence[float], after: Sequence[float], least: float) -> Carried:
     if len(before) < FEWEST:
         return Carried(name, len(before), None, name not in DOUBTED)
     change = mean(b - a for a, b in zip(before, after, strict=True))
-    return Carried(name, len(before), change, change > 0)
+    return Carried(name, len(before), change, change > least)
 
 
 def _turned(task: Task, d: Demonstration, name: str, rng: random.Random) -> Demonstration | None:

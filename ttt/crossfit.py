@@ -20,7 +20,7 @@ from functools import partial
 from ttt.engine import Bench, Engine
 from ttt.errors import Cancelled, TaskError
 from ttt.icl import Judged, judge
-from ttt.recipes import Recipe
+from ttt.recipes import Recipe, as_written
 from ttt.rounds import all_ended
 from ttt.task import Demonstration, Task
 from ttt.train import Beginning, TrainReport, TrainRequest, TrainStep, average, train_adapter
@@ -110,7 +110,9 @@ async def begin(
     Raises:
         TaskError, TrainingFailed: as `cross_fit`.
     """
-    async with _trained(engine, folds(task, seed), recipe, seed, emit, should_stop) as (_, reports):
+    async with _trained(
+        engine, folds(as_written(task, recipe.rows), seed), recipe, seed, emit, should_stop
+    ) as (_, reports):
         found = await _mean(engine, reports)
     return found, sum(r.tokens for r in reports), sum(r.seconds for r in reports)
 
@@ -133,7 +135,7 @@ async def cross_fit(
         TaskError: fewer than four demonstrations.
         TrainingFailed: as `train_adapter`.
     """
-    parts = folds(task, seed)
+    parts = folds(as_written(task, recipe.rows), seed)
     base = await judge_folds(engine, parts, (None, None))
     async with _trained(engine, parts, recipe, seed, emit, should_stop) as (names, reports):
         if should_stop():

@@ -41,8 +41,9 @@ class Score:
     """What the model thinks of one given answer, from one forward pass."""
 
     logprob: float
-    """Sum over the answer's tokens and the first token of its terminator, nats."""
+    """Sum over the answer's tokens but its hints, and the first token of its terminator, nats."""
     n_tokens: int
+    """How many these are."""
     greedy: bool
     """Whether greedy decoding would give exactly this answer."""
 
@@ -58,6 +59,8 @@ class Known:
     question: Sequence[int]
     answer: Sequence[int]
     terminator: Sequence[int]
+    hints: Sequence[int] = ()
+    """Positions in `answer` that do not count in the log-probability: they say nothing of what is answered."""
 
 
 class Stopper:
@@ -182,7 +185,8 @@ def _score(logits: torch.Tensor, known: Known, stopper: Stopper) -> Score:
     # The answer ends where any token that decoding would stop at comes first, or the terminator in full.
     ended = stopper.ends(int(best[n])) or bool((best[n:] == labels[n:]).all())
     greedy = bool((best[:n] == labels[:n]).all()) and ended
-    return Score(float(given[: n + 1].sum()), n + 1, greedy)
+    counted = [i for i in range(n + 1) if i not in set(known.hints)]
+    return Score(float(given[counted].sum()), len(counted), greedy)
 
 
 class _Row:

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -350,7 +350,10 @@ async def leave_one_out(
             await run(lambda _, grown=grown: root.tree.append(grown))  # type: ignore[misc]
         level = below
     order = sorted(leaves)
-    known = [(leaves[i], Known(segments[i].question, segments[i].answer, fmt.ending)) for i in order]
+    known = [
+        (leaves[i], Known(segments[i].question, segments[i].answer, fmt.ending, segments[i].hints))
+        for i in order
+    ]
     scores = await run(lambda _: score(root.tree, known, root.stopper))
     return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
 
@@ -372,7 +375,7 @@ async def judge(
     Raises:
         ContextOverflow: one of them does not fit.
     """
-    whole = written or Task((*task.demonstrations, *held_out), task.instruction)
+    whole = written or replace(task, demonstrations=(*task.demonstrations, *held_out))
     fmt = PromptFormat(engine.loaded.tokenizer, whole, as_turns=engine.loaded.as_turns)
     segments = [fmt.segment(d) for d in task.demonstrations]
     judged = [fmt.segment(d) for d in held_out]
@@ -384,7 +387,7 @@ async def judge(
 
         with bench.wearing(adapter):
             root = Prefixes(bench, fmt, [[*fmt.head(), *prefix]], adapter, priority)
-            known = [(root.nodes[0], Known(s.question, s.answer, fmt.ending)) for s in judged]
+            known = [(root.nodes[0], Known(s.question, s.answer, fmt.ending, s.hints)) for s in judged]
             scores = score(root.tree, known, root.stopper)
         return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
 

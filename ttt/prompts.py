@@ -7,6 +7,10 @@ concatenated, so that orders, subsets and shared prefixes need no second tokenis
 a prefix is valid for everything that follows it. A task whose cells are single characters between
 spaces ("0 0 5 5") is written without the spaces where that is one token a cell: half the tokens.
 
+Where the task says so, a long row of such cells is written with *index hints* (arXiv 2310.16028): a letter before every
+few of them, in questions and answers alike (`a0055b5000`). A model copies cells well, but loses count in a run of equal
+ones; a letter tells it where it is, and where to look. What moves by a cell or two is harder to learn with them.
+
 Knows nothing of models beyond their tokenizer.
 """
 
@@ -31,6 +35,10 @@ TURNS_TEMPLATE = "turns1"
 """The same for demonstrations as turns of a chat."""
 
 SEPARATOR = "\n\n"
+HINTED = 4
+"""Cells behind each index hint."""
+HINTS = ("abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+"""Letters that number the parts of a row, again and again; the first set that no cell is of."""
 _CELLS = re.compile(r"\S(?: \S)+(?:\n\S(?: \S)+)*")
 
 
@@ -46,6 +54,8 @@ class Segment:
     question: tuple[int, ...]
     answer: tuple[int, ...]
     terminator: tuple[int, ...]
+    hints: tuple[int, ...] = ()
+    """Positions in `answer` that are index hints, not content."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -78,6 +88,8 @@ class PromptFormat:
         self.chat = is_chat(tokenizer, task, queries)
         texts = [t for d in task.demonstrations for t in (d.input.strip(), d.output.strip())]
         self.compact = bool(texts) and all(is_cells(t) for t in texts) and self._one_token_a_cell(texts)
+        self.hints = self._hints(texts) if self.compact and task.indexed else ""
+        """Letters of the index hints; empty without."""
         self.multi_line = any("\n" in d.output.strip() for d in task.demonstrations)
         blank_lines = any(SEPARATOR in d.output.strip() for d in task.demonstrations)
         self.stop: tuple[str, ...] = (
@@ -96,7 +108,7 @@ class PromptFormat:
         if self.chat:
             return "chat"
         template = TEMPLATE if self._turns is None else TURNS_TEMPLATE
-        return template + ("-compact" if self.compact else "")
+        return template + ("-indexed" if self.hints else "-compact" if self.compact else "")
 
     def head(self) -> tuple[int, ...]:
         """Beginning-of-sequence token where the tokenizer adds one, then the instruction; a chat template
@@ -150,11 +162,15 @@ class PromptFormat:
 
     def segment(self, d: Demonstration) -> Segment:
         after = self.separator if self._turns is None else self.ending
-        return Segment(self.question(d.input), self.answer(d.output), after)
+        answer = self.answer(d.output)
+        return Segment(self.question(d.input), answer, after, self._hinted(d.output, len(answer)))
 
     def render(self, text: str) -> str:
         text = text.strip()
-        return text.replace(" ", "") if self.compact and is_cells(text) else text
+        if not self.compact or not is_cells(text):
+            return text
+        text = text.replace(" ", "")
+        return "\n".join(map(self._with_hints, text.split("\n"))) if self.hints else text
 
     def parse(self, text: str) -> str:
         """The answer in a decoded completion: up to the first stop string, in the task's own form."""
@@ -162,8 +178,36 @@ class PromptFormat:
             text = text.split(stop, 1)[0]
         text = text.strip()
         if self.compact and text and not any(c == " " for c in text):
-            return "\n".join(" ".join(row) for row in text.split("\n"))
+            return "\n".join(" ".join(self._without_hints(row)) for row in text.split("\n"))
         return text
+
+    def _with_hints(self, row: str) -> str:
+        """A row of cells with a letter before each part."""
+        parts = (row[i : i + HINTED] for i in range(0, len(row), HINTED))
+        return "".join(self._letter(n) + part for n, part in enumerate(parts))
+
+    def _without_hints(self, row: str) -> str:
+        """The cells: all but the letters that come when they are due, wherever that is."""
+        if not self.hints:
+            return row
+        cells, due = [], 0
+        for c in row:
+            if c == self._letter(due):
+                due += 1
+            else:
+                cells.append(c)
+        return "".join(cells)
+
+    def _letter(self, n: int) -> str:
+        return self.hints[n % len(self.hints)]
+
+    def _hinted(self, output: str, n_tokens: int) -> tuple[int, ...]:
+        """Positions of the index hints among the tokens of an answer, each of which is one character from the end."""
+        text = self.render(output)
+        if not self.hints or not is_cells(output.strip()):
+            return ()
+        lead = n_tokens - len(text)
+        return tuple(range(lead, n_tokens, HINTED + 1))
 
     def max_new_tokens(self, task: Task) -> int:
         """Decoding budget: twice the longest known answer and eight; 256 where none is known."""
@@ -179,6 +223,17 @@ class PromptFormat:
         token = _template_ids(self._tokenizer, closing)[0]
         special = token in self._tokenizer.all_special_ids
         return str(self._tokenizer.decode([token])) if special else closing.rstrip() or closing
+
+    def _hints(self, texts: Sequence[str]) -> str:
+        """The letters, where rows stand alone, one is longer than a part, and each letter stays one token."""
+        if any("\n" in t for t in texts) or max(len(t.split()) for t in texts) <= HINTED:
+            return ""
+        symbols = sorted({c for t in texts for c in t if not c.isspace()})
+        for letters in HINTS:
+            joined = "".join(letter + c for letter in letters for c in symbols)
+            if not set(letters) & set(symbols) and len(self._ids(joined)) == len(joined):
+                return letters
+        return ""
 
     def _one_token_a_cell(self, texts: Sequence[str]) -> bool:
         symbols = sorted({c for t in texts for c in t if not c.isspace()})

@@ -20,6 +20,9 @@ from ttt.task import Task
 Data = Literal["sampled", "leave-one-out", "leave-two-out"]
 Form = Literal["in-context", "direct", "prefix"]
 Loss = Literal["all-outputs", "last-output", "all-tokens"]
+Rows = Literal["plain", "indexed", "long-indexed"]
+LONG = 40
+"""Cells of a row, on average over the demonstrations, from which on it is long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,9 @@ class Recipe:
     sequence; `rank`, `alpha`, `targets`, `shots`, `sequence_tokens`, `augmentations` and `data` say nothing there."""
     loss: Loss = "all-outputs"
     """What is predicted: every answer of a sequence, only its last one, or all tokens."""
+    rows: Rows = "plain"
+    """How single rows of cells are written: `indexed` with a letter before every few cells (see `prompts`), `long-indexed`
+    so where they are long."""
     search: float = 0.0
     """0 trains with these values. Otherwise they are where a search starts (see `search`), and this bounds further
     candidates and steps beyond these, as a multiple of the tokens of training with these values."""
@@ -141,9 +147,18 @@ RANGES: dict[str, tuple[Any, str]] = {
     "data_tokens": _NOT_NEGATIVE,
     "form": _one_of(Form),
     "loss": _one_of(Loss),
+    "rows": _one_of(Rows),
     "search": (lambda value: value == 0 or 1 <= value < math.inf, "0 or a number of at least 1"),
 }
 """What each value must be, and that in words."""
+
+
+def as_written(task: Task, rows: str) -> Task:
+    """The task as a recipe with these `rows` writes it."""
+    if rows == "long-indexed":
+        lengths = [len(text.split()) for d in task.demonstrations for text in (d.input, d.output)]
+        return replace(task, indexed=sum(lengths) >= LONG * len(lengths) > 0)
+    return replace(task, indexed=rows == "indexed")
 
 
 SMOLLM2_RMS = 0.19
@@ -178,7 +193,7 @@ _QUICK = (
 """Half the steps of `standard`."""
 _AUTO = (
     replace(TEXT, name="auto", search=1.15),
-    replace(CELLS, name="auto", search=1.15, steps=60, warmup=0.33),
+    replace(CELLS, name="auto", search=1.15, steps=60, warmup=0.33, rows="long-indexed"),
 )
 """Looks at what the first steps of `standard` have taught, and goes on accordingly. Of cells it takes half as many again,
 since it mirrors from the eleventh on, if at all; the rate rises over as many steps, since a look at steps of a lower

@@ -42,12 +42,14 @@ from ttt.entrant import Entrant, StepTokens
 from ttt.errors import Cancelled, TrainingFailed
 from ttt.icl import Judged
 from ttt.prompts import PromptFormat
-from ttt.recipes import Recipe
+from ttt.recipes import Recipe, as_written
 from ttt.task import Task
 from ttt.train import Beginning, TrainStep
 
 LEVEL = 0.10
 """Share of tasks in which a recipe that is no better may replace the default, at most."""
+HINTED_SHARE = 0.5
+"""Of what held-out demonstrations as they are have gained, what transformed ones must gain where rows have index hints."""
 TAIL = 0.25
 """Steps that are left for the decay of the rate where more training does not pay, as a share of the recipe's."""
 LONGEST = 1.5
@@ -107,7 +109,7 @@ async def search(
         TaskError: fewer than four demonstrations.
         TrainingFailed: the recipe as it is fails, or `should_stop` said so. A candidate that fails is dropped.
     """
-    parts = folds(task, seed)
+    parts = folds(as_written(task, recipe.rows), seed)
 
     def go_on() -> None:
         beat()
@@ -115,7 +117,8 @@ async def search(
             raise Cancelled("The search was cancelled; the model is unchanged.")
 
     base = await judge_folds(engine, parts, (None, None))
-    fmt = PromptFormat(engine.loaded.tokenizer, task, as_turns=engine.loaded.as_turns)
+    written = as_written(task, recipe.rows)
+    fmt = PromptFormat(engine.loaded.tokenizer, written, as_turns=engine.loaded.as_turns)
     tokens = StepTokens.of(fmt, task, recipe)
     listed = candidates(task, undoubted(task, recipe), starts or {})
     race = _Race(engine, task, parts, base, recipe, seed, tokens, emit, go_on)
@@ -232,7 +235,12 @@ class _Race:
         names = checked(self.task, self.recipe)
         if not names:
             return ()
-        found = await carry(self.engine, self.task, self.parts, chosen.adapters, names, self.seed, self.go_on)
+        # With index hints all demonstrations gain by the letters, which way ever the rule goes.
+        hinted = self.parts[0].task.indexed
+        least = HINTED_SHARE * (chosen.mean - mean(self.base.logprob)) if hinted else 0.0
+        found = await carry(
+            self.engine, self.task, self.parts, chosen.adapters, names, self.seed, self.go_on, least
+        )
         self.judgements += 1 + len(names)
         return found
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ttt.errors import TaskError
 
@@ -52,6 +52,8 @@ class Task:
     instruction: str = ""
     name: str = ""
     """For people only; not part of the task's identity."""
+    indexed: bool = False
+    """Whether long rows of cells are written with index hints (see `prompts`); not part of the identity either."""
 
     @property
     def fingerprint(self) -> str:
@@ -145,4 +147,4 @@ def clean_task(task: Task) -> tuple[Task, tuple[str, ...]]:
             notes.append(
                 f"Contradiction: the input {shown!r} has {len(answers)} different outputs; all are used."
             )
-    return Task(tuple(kept), task.instruction, task.name), tuple(notes)
+    return replace(task, demonstrations=tuple(kept)), tuple(notes)

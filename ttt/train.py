@@ -23,7 +23,7 @@ from ttt.errors import Cancelled, NonFiniteLoss, OutOfMemory, TaskError
 from ttt.gradients import Trainable, trainable
 from ttt.icl import context_budget, shown_order
 from ttt.prompts import PromptFormat
-from ttt.recipes import Recipe
+from ttt.recipes import Recipe, as_written
 from ttt.task import Task
 
 if TYPE_CHECKING:
@@ -174,7 +174,8 @@ class Training:
         """
         if not request.task.demonstrations:
             raise TaskError("Training needs at least one demonstration; add some or answer zero-shot.")
-        written, loaded = request.written or request.task, engine.loaded
+        written, loaded = as_written(request.written or request.task, request.recipe.rows), engine.loaded
+        request = replace(request, task=replace(request.task, indexed=written.indexed))
         fmt = PromptFormat(loaded.tokenizer, written, as_turns=loaded.as_turns)
         if request.recipe.form != "prefix":
             most = min(request.recipe.sequence_tokens, loaded.context_length)

@@ -84,7 +84,7 @@ async def judge_halves(engine: Engine, parts: tuple[Fold, Fold], adapter: str | 
         with bench.wearing(adapter):
             begun = Prefixes(replace(bench, decoding=None), fmt, prefixes, adapter, Priority.SIGNALS)
             known = [
-                (node, Known(s.question, s.answer, fmt.ending))
+                (node, Known(s.question, s.answer, fmt.ending, s.hints))
                 for node, judged in zip(begun.nodes, asked, strict=True)
                 for s in judged
             ]

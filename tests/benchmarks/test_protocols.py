@@ -70,6 +70,19 @@ def test_arc_gives_two_attempts_at_each_output_and_goes_on_where_it_stopped(
         arc.main([*arguments, "--seed", "1"])
 
 
+def test_arc_says_how_many_tasks_were_too_long(
+    program: Program, tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arc, out, folder = program("arc"), tmp_path / "arc.json", arc_folder(tmp_path / "arc")
+    huge = [{"input": [[0] * 30] * 30, "output": [[1] * 30] * 30}] * 2
+    (folder / "huge.json").write_text(json.dumps({"train": huge, "test": huge}))
+    arguments = ["--folder", str(folder), "--model", str(tiny_llama), "--arms", "icl", "--votes", "1"]
+    assert arc.main([*arguments, "--device", "cpu", "--dtype", "float32", "--out", str(out)]) == 0
+    assert "icl: 1 further tasks were left out" in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    assert list(report["left_out"]) == ["huge icl"] and [r["task"] for r in report["rows"]] == ["one", "two"]
+
+
 def test_arc_counts_a_task_by_either_attempt(program: Program) -> None:
     arc = program("arc")
     assert arc.same_cells("1 2\n3 4", "1 2\n3 5") == 0.75 and arc.same_cells("1 2 3 4", "1 2\n3 5") == 0.0

@@ -119,6 +119,31 @@ def test_the_receipt_says_what_a_training_augments_by_and_why_not_by_all(open_ro
     assert any("of one length, so it is not augmented by symmetry, shift" in n for n in receipt.notes)
 
 
+def test_an_adapter_that_was_trained_with_index_hints_answers_and_votes_with_them(
+    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task(
+        tuple(Demonstration("6 " * i + "5 " * (7 - i), "5 " * (7 - i) + "6 " * i) for i in range(1, 7))
+    )
+    indexed = replace(QUICK, name="indexed", rows="indexed")
+    monkeypatch.setitem(RECIPES, "indexed", (indexed, indexed))
+    agent = open_router(recipe="indexed")
+    first, again = (agent.ask(task, ["6 6 6 6 5 5", "5 6 5 6 5 6"], arm="ttt", votes=3) for _ in range(2))
+    train = first.step("train")
+    assert train is not None and train.detail["rows"] == "indexed"
+    assert again.arm.startswith("reuse:") and again.answers == first.answers
+
+    async def by_hand(hinted: bool) -> list[str]:
+        (row,) = agent.parts.store.adapters.list()
+        async with agent.parts.engine.adapter(agent.parts.store.adapters.path(row)) as name:
+            asked = [Query("6 6 6 6 5 5"), Query("5 6 5 6 5 6")]
+            found = await answer(agent.parts.engine, replace(task, indexed=hinted), asked, adapter=name)
+        return [a.text for a in found.answers]
+
+    plain = agent.ask(task, ["6 6 6 6 5 5", "5 6 5 6 5 6"], arm="ttt")
+    assert list(plain.texts) == agent.run(by_hand(True)) != agent.run(by_hand(False))
+
+
 def test_a_cancelled_vote_leaves_the_plain_answers_and_says_so(open_router: OpenRouter) -> None:
     agent = open_router()
     plain = agent.ask(TASK, QUERIES, arm="icl")

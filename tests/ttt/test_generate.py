@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_decoding_stops_early_when_told_to(babbler: LoadedModel) -> None:
 def scored(loaded: LoadedModel, prompt: Sequence[int], known: Known, stop: tuple[str, ...]) -> Score:
     tree = tree_of(loaded)
     parent = grow(tree, TokenTree.ROOT, prompt[:-1])
-    known = Known(list(prompt[-1:]), known.answer, known.terminator)
+    known = replace(known, question=list(prompt[-1:]))
     (found,) = score(tree, [(parent, known)], Stopper(loaded.tokenizer, stop, loaded.eos_ids))
     return found
 
@@ -143,6 +144,16 @@ def test_what_decoding_gave_is_scored_as_greedy_and_anything_else_is_not(
                 assert not scored(babbler, prompt, Known((), other, ids(stop)), (stop,)).greedy
     assert finished >= 5
     assert lines >= 2 or stop == "\n"
+
+
+def test_index_hints_do_not_count_in_a_score(babbler: LoadedModel) -> None:
+    prompt, answer = tokens(8, 0), list(tokens(5, 3))
+    given = logprobs(babbler, prompt, [*answer, 7])
+    found = scored(babbler, prompt, Known((), answer, [7], hints=(0, 3)), ("never said",))
+    labels = torch.tensor([*answer, 7])
+    each = given.gather(1, labels[:, None])[:, 0]
+    assert found.n_tokens == 4
+    assert found.logprob == pytest.approx(float(each[[1, 2, 4, 5]].sum()), abs=1e-3)
 
 
 def test_an_answer_that_decoding_would_not_end_is_not_greedy(babbler: LoadedModel) -> None:

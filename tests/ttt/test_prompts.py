@@ -31,9 +31,10 @@ def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
 
 
 def format_of(
-    tokenizer: PreTrainedTokenizerFast, *pairs: tuple[str, str], instruction: str = ""
+    tokenizer: PreTrainedTokenizerFast, *pairs: tuple[str, str], instruction: str = "", indexed: bool = False
 ) -> PromptFormat:
-    return PromptFormat(tokenizer, Task(tuple(Demonstration(*p) for p in pairs), instruction))
+    task = Task(tuple(Demonstration(*p) for p in pairs), instruction, indexed=indexed)
+    return PromptFormat(tokenizer, task)
 
 
 @with_tokenizer
@@ -59,9 +60,42 @@ def test_compact_cells_come_back_whole(
 ) -> None:
     fmt = format_of(tiny_tokenizer, (other, text), ("# #", "# #"))
     assert fmt.parse(fmt.render(text) + "\n\nQ: 1") == text
-    if fmt.compact:
+    if fmt.compact and not fmt.hints:
         assert fmt.render(text) == text.replace(" ", "")
         assert len(fmt.answer(text)) <= len(ids(tiny_tokenizer, " " + text))
+
+
+@with_tokenizer
+@given(row=st.lists(st.sampled_from("56a~Z"), min_size=2, max_size=300).map(" ".join))
+def test_index_hints_are_taken_out_again(tiny_tokenizer: PreTrainedTokenizerFast, row: str) -> None:
+    """Also where a query has letters as cells, which no demonstration has."""
+    fmt = format_of(tiny_tokenizer, ("5 6 5 6 5 6", "6 6"), indexed=True)
+    assert fmt.hints and fmt.template == "qa1-indexed"
+    if not set(row) & set(fmt.hints):
+        assert fmt.parse(fmt.render(row) + "\n") == row
+    demonstration = Demonstration("5 6", row)
+    fmt = format_of(tiny_tokenizer, ("5 6 5 6 5 6", row), indexed=True)
+    segment = fmt.segment(demonstration)
+    shown = tiny_tokenizer.convert_ids_to_tokens([segment.answer[i] for i in segment.hints])
+    assert fmt.parse(fmt.render(row) + "\n") == row and all(token.lstrip("Ġ") in fmt.hints for token in shown)
+    if fmt.hints:
+        alone = shown[0] in fmt.hints  # else the space before the answer is of the first hint's token
+        assert len(segment.answer) - len(segment.hints) == len(row.split()) + alone
+
+
+def test_a_long_row_of_cells_is_written_with_letters_that_number_its_parts(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    fmt = format_of(tiny_tokenizer, ("6 6 5 5 6 6 6 6 6", "5 5 6"), indexed=True)
+    assert fmt.render("6 6 5 5 6 6 6 6 6") == "a6655b6666c6" and fmt.render("5 5 6") == "a556"
+    assert fmt.parse(" a5566b65\n\n") == "5 5 6 6 6 5"
+    assert fmt.parse(" a556b65\n\n") == "5 5 6 6 5", "a part of another length is read as it is"
+    assert fmt.parse(" a5566c65") == "5 5 6 6 c 6 5", "a letter that is not due is an answer's own"
+    assert format_of(tiny_tokenizer, ("a b a b a b", "5 5"), indexed=True).render("a a") == "Aaa"
+    for pairs in (("6 6 5 5", "5 5 6"), ("a B a B a B", "5 5"), ("6 6 6 6 6\n5 5 5 5 5", "5 5")):
+        assert format_of(tiny_tokenizer, pairs, indexed=True).hints == "", (
+            "short rows, letters of both cases, several rows"
+        )
 
 
 def test_cells_are_written_without_spaces_where_that_saves_tokens(

@@ -15,12 +15,13 @@ from tests.ttt.conftest import SMALL, letters_task
 from tests.ttt.test_crossfit import halves
 from ttt import search as searching
 from ttt.candidates import DEFAULT, Candidate, candidates
+from ttt.carry import Carried, carry
 from ttt.crossfit import Fold, cross_fit, judge_folds
 from ttt.engine import Engine
 from ttt.errors import Cancelled, NonFiniteLoss, TaskError
 from ttt.icl import Judged
 from ttt.measure import TaskSize, task_size
-from ttt.recipes import CELLS, RECIPES, TEXT, Recipe
+from ttt.recipes import CELLS, LONG, RECIPES, TEXT, Recipe, as_written
 from ttt.search import (
     LEVEL,
     LONGEST,
@@ -284,6 +285,37 @@ async def test_a_search_that_is_cancelled_judges_nothing_more(llama_engine: Engi
             beat=lambda: beats.append(len(steps)),
         )
     assert beats == [8] and await attached(llama_engine) == ()
+
+
+def long_rows(width: int, n: int = 8) -> Task:
+    pairs = (("6 " * i + "5 " * (width - i), "5 " * (width - i) + "6 " * i) for i in range(1, n + 1))
+    return Task(tuple(Demonstration(*pair) for pair in pairs))
+
+
+def test_only_long_rows_are_written_with_index_hints_and_halves_as_the_whole() -> None:
+    assert as_written(long_rows(LONG), "long-indexed").indexed
+    assert not as_written(long_rows(LONG - 1), "long-indexed").indexed
+    assert as_written(long_rows(5), "indexed").indexed and not as_written(long_rows(99), "plain").indexed
+    assert not as_written(Task(), "long-indexed").indexed
+
+
+async def test_augmentations_of_rows_with_hints_must_gain_half_of_what_these_do_as_they_are(
+    llama_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[bool, float]] = []
+
+    async def noted(engine: Engine, task: Task, parts: tuple[Fold, Fold], *rest: Any) -> tuple[Carried, ...]:
+        asked.append((parts[0].task.indexed, rest[-1]))
+        return await carry(engine, task, parts, *rest)
+
+    monkeypatch.setattr(searching, "carry", noted)
+    recipe = replace(ALONE, augmentations=("symmetry",), rows="indexed")
+    found = await search(llama_engine, long_rows(9), recipe, 0)
+    gain = mean(found.evidence.logprob_after) - mean(found.evidence.logprob_before)
+    await search(llama_engine, long_rows(9), replace(recipe, rows="plain"), 0)
+    assert asked == [(True, pytest.approx(gain / 2)), (False, 0.0)] and found.recipe.rows == "indexed"
+    (mirrored,) = found.augmentations
+    assert mirrored.change is not None and mirrored.kept is (mirrored.change > gain / 2)
 
 
 async def test_a_starting_point_is_a_candidate(llama_engine: Engine) -> None:
