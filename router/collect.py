@@ -26,6 +26,7 @@ from router.evaluate import Drawn, EvaluateOptions, Progress, draw, run_arms
 from router.outcome_file import append, check_command, done, machine_name, rows_there
 from router.receipt import signals_seconds
 from router.settings import Settings, in_one_process
+from router.stored import LEAST, halves_of
 from ttt.errors import TaskError, TrainingFailed
 from ttt.formats import Family
 from ttt.recipes import find_recipes
@@ -46,6 +47,8 @@ class CollectOptions:
     arms: tuple[str, ...] = ("icl", "ttt")
     """Names as in `router.arms`, without `auto` and votes; `icl` is always among them."""
     metric: str = "exact"
+    stored: bool = False
+    """Also the tasks in the settings' store, one half of each asked by the other (see `router.stored`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +87,20 @@ def collect(
 
     Raises:
         RouterError: an arm that can't be collected, a file of rows that were made otherwise, or one that can't be
-            written.
+            written; or no task at all.
         PolicyError: a file of rows that can't be read.
         TaskError: a path that can't be read, or a pool that is too small.
     """
     from router.agent import Router
 
     asked = _asked(options, settings.recipe)
-    drawn = sorted(draw(paths, asked), key=lambda one: one.seed)
+    drawn = sorted([*draw(paths, asked), *_stored(options, asked, settings)], key=lambda one: one.seed)
+    if not drawn:
+        raise RouterError(
+            f"No stored task has {LEAST} demonstrations, of which one half could ask the other; name families."
+            if options.stored
+            else "There is nothing to collect on; name families, or ask for stored tasks."
+        )
     there = rows_there(options.out)
     settings = replace(settings, signals="all", reuse="off", expected_repeats=0.0)
     added, failed = 0, []
@@ -125,6 +134,18 @@ def collect(
             del report["arms"]["auto"]  # the run that measured
             on_event(replace(here, row=report))
     return Collected(added, len(there), tuple(failed))
+
+
+def _stored(options: CollectOptions, asked: EvaluateOptions, settings: Settings) -> list[Drawn]:
+    from router.bootstrap import open_store
+
+    if not options.stored:
+        return []
+    opened = open_store(settings)
+    try:
+        return halves_of(opened.episodes.all_tasks(), asked.seeds)
+    finally:
+        opened.close()
 
 
 def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -> TaskOutcome:

@@ -148,6 +148,16 @@ class Episodes:
         pairs = tuple((given, output) for given, output in row.demonstrations)
         return TaskRow(row.fingerprint, row.instruction, pairs, row.name, row.created_at)
 
+    def all_tasks(self) -> list[TaskRow]:
+        """Every task that was asked, the first to be asked first."""
+        with self._db.read() as connection:
+            rows = connection.execute(select(tasks).order_by(tasks.c.created_at, tasks.c.fingerprint)).all()
+        pairs = [tuple((given, output) for given, output in row.demonstrations) for row in rows]
+        return [
+            TaskRow(row.fingerprint, row.instruction, shown, row.name, row.created_at)
+            for row, shown in zip(rows, pairs, strict=True)
+        ]
+
     @retried
     def recent(self, limit: int) -> list[EpisodeRow]:
         """The last episodes, newest first."""

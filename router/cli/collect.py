@@ -9,16 +9,17 @@ from typing import Annotated
 import typer
 
 from router.cli.evaluate import Follower, names_of
-from router.cli.options import Device, Dtype, Model, RecipeOption, settings_of
+from router.cli.options import DataDir, Device, Dtype, Model, RecipeOption, settings_of
 from router.cli.progress import Reporter, ctrl_c
 from router.errors import RouterError
 
 
 def collect(
     paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="Family files, or folders of them.", show_default=False),
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="[PATH...]", help="Family files, or folders of them.", show_default=False),
+    ] = None,
+    *,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="F", help="JSON Lines file of rows; gone on with if it is there."),
@@ -32,10 +33,17 @@ def collect(
     metric: Annotated[
         str, typer.Option("--metric", help="exact, normalised, numeric or your own module:function.")
     ] = "exact",
+    stored: Annotated[
+        bool,
+        typer.Option(
+            "--stored", help="Also the tasks that were asked here: one half of each asks the other."
+        ),
+    ] = False,
     recipe: RecipeOption = None,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Run every arm on every task and write down what came of it.
 
@@ -46,18 +54,21 @@ def collect(
     Examples:
       ttt-router families --out families
       ttt-router collect families --seeds 2 --out rows.jsonl
+      ttt-router collect --stored --seeds 2 --out own.jsonl
     """
     chosen = names_of(arms, "--arms")
-    settings = settings_of(model=model, device=device, dtype=dtype, recipe=recipe)
+    if not paths and not stored:
+        raise typer.BadParameter("name family files or folders, or give --stored.", param_hint="PATH")
+    settings = settings_of(model=model, device=device, dtype=dtype, recipe=recipe, data_dir=data_dir)
 
     from router.collect import CollectOptions
     from router.collect import collect as run
 
-    options = CollectOptions(out, demos, queries, seeds, chosen, metric)
+    options = CollectOptions(out, demos, queries, seeds, chosen, metric, stored)
     kept = f"Ctrl-C: the rows that are done are in {out}; the same command goes on."
     with Reporter() as reporter, ctrl_c(kept):
         reporter.say(f"Loading {settings.model}")
-        done = run(paths, options, settings, Follower(reporter))
+        done = run(paths or [], options, settings, Follower(reporter))
     before = f", {done.there} were there" if done.there else ""
     print(f"{done.rows} new rows in {out}{before}.", file=sys.stderr)
     if done.failed:

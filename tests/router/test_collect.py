@@ -12,6 +12,7 @@ import pytest
 
 from policies.outcomes import TaskOutcome, read_rows
 from policies.types import SIGNALS_VERSION
+from router.agent import Router
 from router.collect import Collected, CollectOptions, Shadow, collect
 from router.errors import RouterError
 from router.evaluate import Progress
@@ -19,10 +20,12 @@ from router.events import Decided, ICLDone, TrainingStep
 from router.outcome_file import command_file, machine_name
 from router.settings import Settings
 from tests.router.conftest import QUICK, WILD
+from ttt.crossfit import folds
 from ttt.errors import TaskError
 from ttt.formats import read_family
 from ttt.pools import sample, split
 from ttt.recipes import RECIPES
+from ttt.task import Demonstration, Task, clean_task
 
 
 @pytest.fixture
@@ -262,3 +265,33 @@ def test_a_machine_is_named_by_what_seconds_hang_on() -> None:
 
     name = machine_name("cpu", "bfloat16")
     assert name.endswith(" cores, cpu, bfloat16") and socket.gethostname() not in name
+
+
+def test_stored_tasks_ask_themselves_half_by_half_with_no_label(
+    settings: Settings, options: CollectOptions, tmp_path: Path
+) -> None:
+    pairs = tuple(Demonstration(f"in {i}", "ok") for i in range(9))
+    home = replace(settings, data_dir=str(tmp_path / "home"))
+    with Router.open(home) as agent:
+        agent.ask(Task(pairs, name="grew"), ["in 99"], arm="icl")
+        agent.ask(Task(pairs[:8], name="grew"), ["in 99"], arm="icl")
+        agent.ask(Task(pairs[:7], "Other words."), ["in 99"], arm="icl")
+    asked = replace(options, stored=True, seeds=2, arms=("icl", "ttt"), demonstrations=99, queries=99)
+    assert collect([], asked, home) == Collected(2, 0, ())
+    one, other = rows_of(options)
+    assert (one.family, one.collection, one.seed, other.seed) == ("grew", "stored", 0, 1)
+    assert {one.n_demonstrations, other.n_demonstrations} == {4, 5}
+    assert one.arms["icl"].n_queries == 9 - one.n_demonstrations and "train:quick" in one.arms
+    assert collect([], asked, home) == Collected(0, 2, ()), "gone on with"
+    parts = folds(clean_task(Task(pairs))[0], 0)
+    assert [row.task for row in (one, other)] == [part.task.fingerprint for part in parts]
+
+
+def test_no_stored_task_that_is_large_enough_is_told(
+    settings: Settings, options: CollectOptions, tmp_path: Path
+) -> None:
+    home = replace(settings, data_dir=str(tmp_path / "home"))
+    with pytest.raises(RouterError, match="No stored task has 8 demonstrations"):
+        collect([], replace(options, stored=True), home)
+    with pytest.raises(RouterError, match="nothing to collect on"):
+        collect([], options, home)
