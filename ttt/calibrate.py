@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ttt.content import content_kind, label_set, letter, read_choice
+from ttt.content import content_kind, label_set, other_option, read_choice
 from ttt.engine import Bench, Engine, Priority
 from ttt.errors import Cancelled
 from ttt.icl import Answer, ICLResult, Prefixes, batches, write_prompt
@@ -39,7 +39,7 @@ def labels_of(task: Task) -> tuple[str, ...]:
     if content_kind(task) == "choice":
         read = [read_choice(d.input) for d in task.demonstrations]
         most = max(len(choice.options) for choice in read if choice is not None)
-        return tuple(f"({letter(i)})" for i in range(most))
+        return tuple(other_option(task.demonstrations[0].output, i) for i in range(most))
     return label_set(task)
 
 

@@ -23,9 +23,8 @@ Rows = tuple[tuple[str, ...], ...]
 """Cells, row by row; rows may differ in length."""
 
 _ROWS = re.compile(r"\S(?: \S)*(?:\n\S(?: \S)*)*")
-_OPTIONS = re.compile(
-    r"(?P<head>.*\n)?Options:\n(?P<options>\([A-Z]\) [^\n]+(?:\n\([A-Z]\) [^\n]+)*)", re.DOTALL
-)
+_OPTION = re.compile(r"(?P<mark>\([A-Z]\)|[A-Z][).:]) (?P<text>\S.*)")
+_ANSWER = re.compile(r"(?P<open>\(?)(?P<letter>[A-Z])(?P<close>[).:]?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +32,15 @@ class Choice:
     """A question with lettered options."""
 
     head: str
-    """All that comes before `Options:`, its line feed included."""
+    """All that comes before the options, its last line feed included."""
     options: tuple[str, ...]
-    """Without letters; the first is (A)."""
+    """Without letters; the first is A."""
+    mark: str = "(A)"
+    """How the first is marked: `(A)`, `A)`, `A.` or `A:`."""
 
     def __str__(self) -> str:
-        lines = (f"({letter(i)}) {option}" for i, option in enumerate(self.options))
-        return f"{self.head}Options:\n" + "\n".join(lines)
+        lines = (f"{self.mark.replace('A', letter(i))} {option}" for i, option in enumerate(self.options))
+        return self.head + "\n".join(lines)
 
 
 def read_rows(text: str) -> Rows | None:
@@ -59,14 +60,21 @@ def rectangular(rows: Rows) -> bool:
 
 
 def read_choice(text: str) -> Choice | None:
-    """A question that ends with `Options:` and two or more lines `(A) …`, `(B) …` in order; else None."""
-    found = _OPTIONS.fullmatch(text.strip())
-    if found is None:
+    """A question that ends with two or more lines `(A) …`, `(B) …` in order, or with `A)`, `A.` or `A:` for marks, and has
+    something before them; else None."""
+    lines = text.strip().split("\n")
+    options: list[str] = []
+    mark = ""
+    while lines and (found := _OPTION.fullmatch(lines[-1])) is not None:
+        options.insert(0, found["text"])
+        mark = found["mark"]
+        lines.pop()
+        if "A" in mark:
+            break
+    if "A" not in mark or len(options) < 2 or not lines:
         return None
-    lines = found["options"].split("\n")
-    if len(lines) < 2 or any(not line.startswith(f"({letter(i)}) ") for i, line in enumerate(lines)):
-        return None
-    return Choice(found["head"] or "", tuple(line[4:] for line in lines))
+    read = Choice("\n".join(lines) + "\n", tuple(options), mark)
+    return read if str(read) == text.strip() else None
 
 
 def letter(index: int) -> str:
@@ -75,10 +83,18 @@ def letter(index: int) -> str:
 
 
 def option_index(answer: str, n: int) -> int | None:
-    """Which of `n` options an answer such as `(B)` names; None if it is none of them."""
+    """Which of `n` options an answer names that is a letter, marked or not, such as `(B)`; None if it is none of them."""
+    found = _ANSWER.fullmatch(answer.strip())
+    if found is None or (found["open"] == "(") != (found["open"] + found["close"] == "()"):
+        return None
+    index = ord(found["letter"]) - ord("A")
+    return index if index < n else None
+
+
+def other_option(answer: str, index: int) -> str:
+    """An answer that names another option in the same way: `B.` and 0 → `A.`."""
     answer = answer.strip()
-    index = ord(answer[1]) - ord("A") if len(answer) == 3 and answer[0] + answer[2] == "()" else -1
-    return index if 0 <= index < n else None
+    return answer.replace(next(c for c in answer if c.isalpha()), letter(index))
 
 
 def content_kind(task: Task) -> Kind:

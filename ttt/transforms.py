@@ -8,14 +8,13 @@ predictions before it votes). Texts are read without surrounding white space, as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from ttt.content import (
-    Choice,
     Rows,
-    letter,
     option_index,
+    other_option,
     read_choice,
     read_rows,
     rectangular,
@@ -201,15 +200,15 @@ class Options:
         read = read_choice(text)
         if read is None:
             return None
-        return str(Choice(read.head, tuple(read.options[i] for i in self._order(len(read.options)))))
+        return str(replace(read, options=tuple(read.options[i] for i in self._order(len(read.options)))))
 
     def output(self, text: str, given: str) -> str | None:
         order, index = self._read(text, given)
-        return None if index is None else f"({letter(order.index(index))})"
+        return None if index is None else other_option(text, order.index(index))
 
     def invert(self, text: str, given: str) -> str | None:
         order, index = self._read(text, given)
-        return None if index is None else f"({letter(order[index])})"
+        return None if index is None else other_option(text, order[index])
 
     def _order(self, n: int) -> tuple[int, ...]:
         return tuple(i for i in self.order if i < n)

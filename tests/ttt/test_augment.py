@@ -29,7 +29,8 @@ def grids(draw: st.DrawFn) -> str:
 def questions(draw: st.DrawFn) -> str:
     option = st.text("ab cd-", min_size=1, max_size=5).filter(str.strip).map(str.strip)
     n = draw(st.integers(2, 6))
-    lines = [f"({chr(65 + i)}) {draw(option)}" for i in range(n)]
+    mark = draw(st.sampled_from(["(A)", "A)", "A.", "A:"]))
+    lines = [f"{mark.replace('A', chr(65 + i))} {draw(option)}" for i in range(n)]
     head = draw(st.sampled_from(["Which one?\n", "A story.\nWith lines.\n", "Options:\nmore\n", ""]))
     return f"{head}Options:\n" + "\n".join(lines)
 
@@ -43,7 +44,8 @@ def n_options(question: str) -> int:
 @st.composite
 def choices(draw: st.DrawFn) -> Demonstration:
     question = draw(questions())
-    return Demonstration(question, f"({chr(65 + draw(st.integers(0, n_options(question) - 1)))})")
+    mark = draw(st.sampled_from(["(A)", "A)", "A.", "A"]))
+    return Demonstration(question, mark.replace("A", chr(65 + draw(st.integers(0, n_options(question) - 1)))))
 
 
 def tasks_of(pairs: st.SearchStrategy[Demonstration]) -> st.SearchStrategy[Task]:
@@ -145,6 +147,8 @@ def test_digits_bring_all_of_one_to_nine() -> None:
         ([("0 1", "one")], "text", ("order",)),
         ([("Q?\nOptions:\n(A) x\n(B) y", "(B)")], "choice", ("order", "options")),
         ([("Q?\nOptions:\n(A) x\n(B) y", "(C)")], "text", ("order",)),
+        ([("Q?\nA. x\nB. y", "B")], "choice", ("order", "options")),
+        ([("Q?\nA. x\nB. y", "(B")], "text", ("order",)),
         ([("Q?\nOptions:\n(A) x\n(B) y", "y")], "text", ("order",)),
         ([("Q?\nOptions:\n- Yes\n- No", "Yes"), ("b", "No")] * 2, "labels", ("order", "labels")),
         ([("a", "Yes"), ("b", "No"), ("c", "Yes")], "text", ("order",)),
@@ -167,6 +171,9 @@ def test_what_applies_follows_from_the_content(
         ("Which?\nOptions:\n(A) x\n(C) y", None),
         ("Which?\nOptions:\n(A) x\n(B) y\nThink well.", None),
         ("(A) x\n(B) y", None),
+        ("Which?\nA. x\nB. y", ("x", "y")),
+        ("Which?\nA) x\nB. y", None),
+        ("Plan A. first\nA: x\nB: y y\nC: z", ("x", "y y", "z")),
     ],
 )
 def test_options_are_read_only_as_a_whole_list_at_the_end(text: str, options: tuple[str, ...] | None) -> None:
@@ -183,6 +190,9 @@ def test_the_letter_follows_its_option() -> None:
     assert turned.output("(A)", question) == "(B)" and turned.invert("(B)", question) == "(A)"
     assert turned.invert("(D)", question) is None and turned.invert("green", question) is None
     assert turned.input("no options here") is None
+    other = "Which?\nA. red\nB. green\nC. blue"
+    assert turned.input(other) == "Which?\nA. blue\nB. red\nC. green"
+    assert turned.output("A", other) == "B" and turned.invert("B.", other) == "A."
 
 
 @pytest.mark.parametrize(
