@@ -36,7 +36,7 @@ from ttt.errors import ContextOverflow
 from ttt.formats import TaskFile, read_task
 from ttt.icl import answer
 from ttt.prompts import PromptFormat
-from ttt.recipes import Recipe, find_recipes
+from ttt.recipes import Recipe, as_written, find_recipes
 from ttt.train import TrainRequest, train_adapter
 from ttt.views import gather_views, votes_on
 from ttt.vote import attempts
@@ -97,6 +97,8 @@ async def solve(
 ) -> dict[str, Any]:
     """One row of the report: two attempts at each test output, in context or after training by `recipe`."""
     task, queries = replace(file.task, name=name), file.queries
+    if recipe is not None:
+        task = as_written(task, recipe.rows)
     started = time.perf_counter()
     adapter: str | None = None
     losses: tuple[float, ...] = ()

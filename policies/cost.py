@@ -25,6 +25,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 OBSERVATION_WEIGHT = 0.3
 """Least weight of a new observation: the memory is about three observations long."""
+CALIBRATING_TOKENS = 256
+"""Read at once, at least, to tell of training: fewer are mostly overhead."""
 _RATE_MIN_S, _RATE_MAX_S = 1e-12, 1e4
 """Seconds per token that are believed at all."""
 
@@ -110,7 +112,7 @@ class CostModel:
         rate.seconds_per_token += weight * (_check_rate(kind, seen) - before)
         rate.observations += 1
         train = self._rates["train"]
-        if kind == "prefill" and not train.observations:
+        if kind == "prefill" and tokens >= CALIBRATING_TOKENS and not train.observations:
             scaled = train.seconds_per_token * rate.seconds_per_token / before
             train.seconds_per_token = min(max(scaled, _RATE_MIN_S), _RATE_MAX_S)
 

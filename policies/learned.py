@@ -91,8 +91,8 @@ class Learned:
         return frozenset()
 
     def for_model(self, *names: str) -> Learned:
-        """The policy for a base model that goes by these names (name, revision): on one that no outcome was
-        measured on, every spread is doubled."""
+        """The policy for a base model that goes by these names (name, revision): on one that too few
+        families are known of (`Provenance.base_models`), every spread is doubled."""
         return replace(self, base_model_known=bool(set(names) & set(self.provenance.base_models)))
 
     def estimate(self, arm: ArmName, situation: Situation) -> tuple[Estimate, Stage, list[str]]:
@@ -226,7 +226,7 @@ class Learned:
             text += f" Not measured, so the usual value stands for it: {', '.join(best.lacking)}."
         if not self.base_model_known:
             text += (
-                f" No or too few outcomes are of this base model (they are of {', '.join(self.provenance.base_models)}), so "
+                f" No or too few outcomes are of this base model (they are of {', '.join(self.provenance.base_models) or 'of several'}), so "
                 "the estimate counts for less: its spread is doubled."
             )
         return text
@@ -277,6 +277,8 @@ def fit(
     arms, notes = fit_arms(rows, base_model, seed)
     families: dict[str, set[str]] = {}
     for row in rows:
+        if not set(row.arms) & set(arms):
+            continue
         families.setdefault(row.model, set()).add(row.family)
     provenance = Provenance(
         hash_rows(rows),

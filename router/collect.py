@@ -143,7 +143,7 @@ def _stored(options: CollectOptions, asked: EvaluateOptions, settings: Settings)
         return []
     opened = open_store(settings)
     try:
-        return halves_of(opened.episodes.all_tasks(), asked.seeds)
+        return halves_of(opened.episodes.all_tasks(), asked.seeds, options.demonstrations, options.queries)
     finally:
         opened.close()
 

@@ -18,6 +18,7 @@ from typing import Any
 from router.context import Context
 from router.receipt import Step
 from router.reuse import (
+    SEEN,
     demonstration_hashes,
     in_use,
     input_hashes,
@@ -63,6 +64,10 @@ class Neighbour:
     row: AdapterRow
     near: Near
 
+    @property
+    def seen(self) -> frozenset[str]:
+        return seen_by(self.row, self.near)
+
 
 @dataclass(frozen=True, slots=True)
 class Passed:
@@ -80,6 +85,11 @@ class Account:
     tried: list[dict[str, Any]]
     skipped: dict[str, str]
     """By adapter, why it was not tried."""
+
+
+def seen_by(row: AdapterRow, near: Near) -> frozenset[str]:
+    """Hashes of all inputs that the adapter has learned from; its report is as new as its files, an embedding may be older."""
+    return near.seen_inputs.union(row.report.get(SEEN, ()))
 
 
 def may_start(state: State) -> bool:
@@ -141,7 +151,7 @@ def _use(
     rest = shortened(undoubted(state["task"], recipe))
     context.beginnings[state["request"].episode_id] = passed.beginning
     hashes = {h for row in rows for h in row.demonstration_hashes}
-    seen = {h for part in passed.parts for h in part.near.seen_inputs}
+    seen = {h for part in passed.parts for h in part.seen}
     start = Start(tuple(row.content_hash for row in rows), tuple(sorted(hashes)), tuple(sorted(seen)))
     names = " + ".join(row.content_hash[:12] for row in rows)
     detail["chosen"] = names if answers else f"{names}, and {rest.steps} steps from there"
@@ -203,10 +213,11 @@ def _unusable(row: AdapterRow, near: Near, state: State, recipe: Recipe) -> str:
         return f"it was trained on rows that are {rows_of(row)}, here they are {rows}"
     if set(trained.get("targets", ())) != set(recipe.targets):
         return "it adapts other layers"
-    if near.seen_inputs.intersection(input_hashes(q.input for q in state["request"].queries)):
+    seen = seen_by(row, near)
+    if seen.intersection(input_hashes(q.input for q in state["request"].queries)):
         return "it has learned from one of the queries"
     own = input_hashes(d.input for d in state["task"].demonstrations)
-    if sum(h not in near.seen_inputs for h in own) < MIN_DEMONSTRATIONS:
+    if sum(h not in seen for h in own) < MIN_DEMONSTRATIONS:
         return "it has learned from these demonstrations, so that nothing could judge it"
     if len(own) + len(row.demonstration_hashes) > MAX_SEEN:
         return f"with all that it began at it has learned from {len(row.demonstration_hashes)} demonstrations"
@@ -244,10 +255,9 @@ class _Trial:
 
     def __init__(self, state: State, context: Context, recipe: Recipe, account: Account) -> None:
         self.context, self.recipe, self.account = context, recipe, account
-        self.task, self.parts = (
-            state["task"],
-            folds(as_written(state["task"], recipe.rows), state["request"].seed),
-        )
+        self.task, seed = state["task"], state["request"].seed
+        self.plain, self.parts = folds(self.task, seed), folds(as_written(self.task, recipe.rows), seed)
+        """The halves as in-context learning writes them, and as a training does."""
         self.hashes = input_hashes(d.input for d in self.task.demonstrations)
         self.base: Judged | None = None
         self.best: Passed | None = None
@@ -269,7 +279,7 @@ class _Trial:
         if not sound or (kind != "nearest" and len(sound) < 2):
             return False
         parts = tuple(neighbour for neighbour, _ in sound)
-        learned = {h for part in parts for h in part.near.seen_inputs}
+        learned = {h for part in parts for h in part.seen}
         seen = [i for i, h in enumerate(self.hashes) if h in learned]
         line: dict[str, Any] = {
             "start": kind,
@@ -278,7 +288,7 @@ class _Trial:
         }
         try:
             if self.base is None:
-                self.base = await judge_halves(context.engine, self.parts, None)
+                self.base = await judge_halves(context.engine, self.plain, None)
             async with attached(context.engine, [Path(ref.folder) for _, ref in sound]) as name:
                 found = await check(context.engine, self.parts, self.base, name, seen)
                 if found is None:

@@ -83,7 +83,7 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             row = adapters.find(key)
             if row is None or not (row.accepted or request.outright):
                 continue
-            if knows_a_query(row, state, runtime.context):
+            if knows_a_query(row, state):
                 notes.append(
                     "A cached adapter is not used: it began at another that has learned from a query."
                 )
@@ -348,7 +348,7 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             notes = cut_short(context) if alone else []
             seconds = time.perf_counter() - started
             voted = await vote(result, name, in_context, state, context, chosen)
-    except (Cancelled, AdapterError) as error:
+    except (Cancelled, AdapterError, ContextOverflow) as error:
         if state["icl"] is None:
             raise
         runtime.stream_writer(events.FellBack(str(error)))

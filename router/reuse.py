@@ -27,6 +27,8 @@ LEASE_S = 30.0
 POLL_S = 0.25
 STARTED = "+start"
 """Ends the recipe in the key of an adapter whose training began at other tasks' adapters."""
+SEEN = "seen_inputs"
+"""Of such an adapter's report: hashes of all inputs that those have learned from. The report is published with the row."""
 
 
 def adapter_key(state: State, context: Context) -> AdapterKey:
@@ -89,15 +91,14 @@ def rows_of(row: AdapterRow) -> str:
     return str(row.report.get("rows", "plain"))
 
 
-def knows_a_query(row: AdapterRow, state: State, context: Context) -> bool:
+def knows_a_query(row: AdapterRow, state: State) -> bool:
     """Whether an adapter for these demonstrations has learned from one of the queries, at another task's adapter that it
     began at. Where that is not known, it is taken to have."""
     if not row.key.recipe.endswith(STARTED):
         return False
-    seen = context.store.embeddings.seen_inputs(row.key)
-    if seen is None:
+    if SEEN not in row.report:
         return True
-    others = seen - set(input_hashes(d.input for d in state["task"].demonstrations))
+    others = set(row.report[SEEN]) - set(input_hashes(d.input for d in state["task"].demonstrations))
     return bool(others.intersection(input_hashes(q.input for q in state["request"].queries)))
 
 
@@ -126,7 +127,7 @@ async def subset_candidate(state: State, context: Context) -> tuple[AdapterRef |
     part = as_written(replace(task, demonstrations=known), ref.rows)
     try:
         async with context.engine.adapter(Path(ref.folder)) as name:
-            base = await judge(context.engine, part, unseen, adapter=None)
+            base = await judge(context.engine, replace(part, indexed=False), unseen, adapter=None)
             tried = await judge(context.engine, part, unseen, adapter=name)
     except (AdapterError, ContextOverflow) as error:
         return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": str(error)})]
@@ -166,7 +167,7 @@ async def lease_or_adapter(
         lease = context.store.leases.acquire(f"train:{key.hash}", context.owner, LEASE_S)
         row = context.store.adapters.find(key)
         ref = None
-        if row is not None and not knows_a_query(row, state, context) and in_use(row, context):
+        if row is not None and not knows_a_query(row, state) and in_use(row, context):
             ref = verified(row, context)[0]
         if ref is not None:
             if lease is not None:

@@ -35,8 +35,7 @@ class Request:
     votes: int = 1
     """Views of the task that vote on each answer."""
     augmentations: tuple[str, ...] | None = None
-    """Of the views that vote; None takes the usual ones that the adapter's training has not left out."""
-    """What those views may change."""
+    """What those views may change; None takes the usual ones that the adapter's training has not left out."""
     when: When = "wait"
     max_tokens: int | None = None
     """Of each answer."""

@@ -8,54 +8,72 @@ seen so is training on half as many demonstrations, and it is judged on few.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from router.evaluate import Drawn
 from store import TaskRow
 from ttt.crossfit import folds
 from ttt.formats import Family, Item
 from ttt.pools import Pools, Sample
-from ttt.task import Demonstration, Query, Task, clean_task
+from ttt.task import Demonstration, Query, Task, canonical_text, clean_task
 
 LEAST = 8
 """Demonstrations of a task, at least: a half of fewer than four can't be probed."""
 COLLECTION = "stored"
 
 
-def halves_of(rows: Iterable[TaskRow], seeds: Sequence[int]) -> list[Drawn]:
-    """For each stored task and each two seeds its two halves, one against the other; tasks that are part of a larger
-    one, or too small, are left out."""
+def halves_of(rows: Iterable[TaskRow], seeds: Sequence[int], most_shown: int, most_asked: int) -> list[Drawn]:
+    """For each family of stored tasks and each two seeds the two halves of its first task, one against the other.
+
+    Tasks that share a demonstration, however many steps apart, are one family: they teach the same. Its first task that is
+    large enough stands for it, so that the same command finds the same later.
+
+    Args:
+        rows: the first to be asked first.
+        most_shown, most_asked: demonstrations and queries of a half, at most.
+    """
     found = []
-    for row in _whole(rows):
-        task, _ = clean_task(
-            Task(tuple(Demonstration(*pair) for pair in row.demonstrations), row.instruction)
-        )
-        if len(task.demonstrations) < LEAST:
-            continue
+    for row in _first_of_each(rows):
+        task = _task(row)
         for seed in seeds:
             part = folds(task, seed // 2)[seed % 2]
-            found.append(_drawn(row, part.task, part.held_out, seed))
+            shown = part.task.demonstrations[:most_shown]
+            known = {canonical_text(d.input) for d in shown}
+            asked = tuple(d for d in part.held_out if canonical_text(d.input) not in known)[:most_asked]
+            if asked:
+                found.append(_drawn(row, replace(task, demonstrations=shown), asked, seed))
     return found
 
 
-def _whole(rows: Iterable[TaskRow]) -> list[TaskRow]:
-    """Those whose demonstrations are not all among those of another, as when a chat grows by corrections."""
+def _task(row: TaskRow) -> Task:
+    return clean_task(Task(tuple(Demonstration(*pair) for pair in row.demonstrations), row.instruction))[0]
+
+
+def _first_of_each(rows: Iterable[TaskRow]) -> list[TaskRow]:
     rows = list(rows)
-    shown = [frozenset(row.demonstrations) for row in rows]
-    by_one: dict[tuple[str, tuple[str, str]], list[int]] = {}
+    joined = list(range(len(rows)))
+
+    def first(i: int) -> int:
+        while joined[i] != i:
+            joined[i] = joined[joined[i]]
+            i = joined[i]
+        return i
+
+    having: dict[tuple[str, str], int] = {}
     for i, row in enumerate(rows):
-        for pair in shown[i]:
-            by_one.setdefault((row.instruction, pair), []).append(i)
-
-    def part_of_another(i: int) -> bool:
-        some = min(shown[i], default=None)
-        others = by_one[rows[i].instruction, some] if some is not None else []
-        return any(shown[i] < shown[j] for j in others)
-
-    return [row for i, row in enumerate(rows) if not part_of_another(i)]
+        for pair in row.demonstrations:
+            early, late = sorted((first(i), first(having.setdefault(pair, i))))
+            joined[late] = early
+    chosen: dict[int, TaskRow] = {}
+    for i, row in enumerate(rows):
+        if first(i) not in chosen and len(_task(row).demonstrations) >= LEAST:
+            chosen[first(i)] = row
+    return list(chosen.values())
 
 
 def _drawn(row: TaskRow, task: Task, held_out: Sequence[Demonstration], seed: int) -> Drawn:
-    name = row.name or row.fingerprint
+    digits = row.fingerprint.rpartition(":")[2][:8]
+    name = f"{row.name}-{digits}" if row.name else digits
     shown, asked = (tuple(Item(d.input, d.output) for d in half) for half in (task.demonstrations, held_out))
     family = Family(name, row.instruction, (*shown, *asked), True, "native", (), COLLECTION)
     queries, gold = tuple(Query(d.input) for d in held_out), tuple(d.output for d in held_out)

@@ -15,7 +15,7 @@ from router.context import Context
 from router.neighbours import learned_from, may_start, remember
 from router.probing import seek_first
 from router.receipt import Step
-from router.reuse import LEASE_S, adapter_key, from_start, lease_or_adapter, reference, written_rows
+from router.reuse import LEASE_S, SEEN, adapter_key, from_start, lease_or_adapter, reference, written_rows
 from router.state import State
 from router.timing import in_time
 from router.upkeep import keep_within
@@ -24,7 +24,7 @@ from store.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost
 from ttt.augment import Space, space
 from ttt.carry import undoubted
 from ttt.crossfit import begin, begins_on_halves
-from ttt.errors import TrainingFailed
+from ttt.errors import ContextOverflow, TrainingFailed
 from ttt.recipes import Recipe, fitting
 from ttt.train import TrainReport, TrainRequest, TrainStep, train_adapter
 
@@ -47,13 +47,14 @@ async def train(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         except (
             LeaseLost,
             TrainingFailed,
+            ContextOverflow,
         ) as error:  # a lost lease: another has taken over, and its adapter is used
             failed = error
             work.lost.append(Step("train", time.perf_counter() - started, {"failed": str(error)}))
     if state["request"].arm == "ttt":
         raise (
             failed
-            if isinstance(failed, TrainingFailed)
+            if isinstance(failed, TrainingFailed | ContextOverflow)
             else TrainingFailed(
                 f"Training was overtaken {TRIES} times by others that train the same adapter; ask again."
             )
@@ -120,7 +121,7 @@ class _Work:
                 plain["left_out"] = list(_left_out(state, recipe))
                 plain["rows"] = written_rows(state["task"], recipe)
                 if begun_at is not None:
-                    plain["start"] = list(begun_at.adapters)
+                    plain |= {"start": list(begun_at.adapters), SEEN: list(begun_at.seen_inputs)}
                 hashes = learned_from(state)
                 row = context.store.adapters.publish(
                     key, staged, plain, hashes, accepted=False, lease=self._lease

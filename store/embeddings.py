@@ -81,13 +81,6 @@ class Embeddings:
                 .on_conflict_do_update(index_elements=[adapter_embeddings.c.key_hash], set_=values)
             )
 
-    def seen_inputs(self, key: AdapterKey) -> frozenset[str] | None:
-        """What was said of the adapter's inputs; None where nothing was said of it."""
-        table = adapter_embeddings.c
-        with self._db.read() as connection:
-            found = connection.execute(select(table.seen_inputs).where(table.key_hash == key.hash)).first()
-        return None if found is None else frozenset(found.seen_inputs)
-
     def nearest(self, space: str, vector: Sequence[float], n: int) -> list[Near]:
         """The `n` nearest adapters of the space, nearest first; those that are recorded no more are left out.
 

@@ -148,6 +148,7 @@ class Episodes:
         pairs = tuple((given, output) for given, output in row.demonstrations)
         return TaskRow(row.fingerprint, row.instruction, pairs, row.name, row.created_at)
 
+    @retried
     def all_tasks(self) -> list[TaskRow]:
         """Every task that was asked, the first to be asked first."""
         with self._db.read() as connection:

@@ -5,8 +5,8 @@ augmentation *holds* where the transformed output is the right answer to the tra
 demonstrations as they are. A short training on half of the demonstrations shows it: what it has learned carries over to
 the other half transformed, which the base model is asked as well, or it gets in the way.
 
-Where the mean held-out log-probability of the transformed ones falls, the augmentation is left out of the rest of the
-training. Each is judged by itself; no best of many is taken, so there is nothing to correct for.
+Where the mean held-out log-probability of the transformed ones falls, or rises less than is asked for, the augmentation is
+left out of the rest of the training. Each is judged by itself; no best of many is taken, so there is nothing to correct for.
 """
 
 from __future__ import annotations

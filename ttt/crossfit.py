@@ -136,7 +136,7 @@ async def cross_fit(
         TrainingFailed: as `train_adapter`.
     """
     parts = folds(as_written(task, recipe.rows), seed)
-    base = await judge_folds(engine, parts, (None, None))
+    base = await judge_folds(engine, folds(task, seed), (None, None))  # as in-context learning has it
     async with _trained(engine, parts, recipe, seed, emit, should_stop) as (names, reports):
         if should_stop():
             raise Cancelled("The probe was cancelled before it was judged; the model is unchanged.")

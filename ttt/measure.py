@@ -10,7 +10,7 @@ from ttt.carry import CHECKED
 from ttt.content import content_kind
 from ttt.crossfit import MIN_DEMONSTRATIONS
 from ttt.prompts import PromptFormat
-from ttt.recipes import Recipe
+from ttt.recipes import Recipe, as_written
 from ttt.search import rungs
 from ttt.task import Query, Task
 
@@ -31,10 +31,13 @@ class TaskSize:
     """Mean over the demonstrations' outputs."""
     longest_answer: int
     cells: bool = False
+    hinted_tokens: int = 0
+    """Of the demonstrations where rows of cells have index hints; 0 where they can't."""
+    long_rows: bool = False
 
     def train_tokens(self, recipe: Recipe) -> int:
         """Tokens that a training runs over, over all steps; with its search, at most, where other recipes are tried."""
-        once = _tokens(recipe, self.n_demonstrations, self.prefix_tokens)
+        once = _tokens(recipe, self.n_demonstrations, self._written(recipe))
         return round(once * recipe.search) if self._chooses(recipe) else once + self._checks(recipe)
 
     def probe_tokens(self, recipe: Recipe) -> int:
@@ -43,7 +46,7 @@ class TaskSize:
         if not self._halves:
             return 0
         first = replace(recipe, form="in-context", steps=recipe.probed)
-        once = 2 * _tokens(first, self.n_demonstrations // 2, self.prefix_tokens // 2)
+        once = 2 * _tokens(first, self.n_demonstrations // 2, self._written(recipe) // 2)
         if not self._chooses(recipe):
             return once + self._checks(recipe)
         return max(once, self.train_tokens(recipe) - self.rest_tokens(recipe))
@@ -52,7 +55,7 @@ class TaskSize:
         """Tokens of a training that goes on from the probe; of all of it where there is none."""
         begun = self._halves and recipe.form == "in-context"
         rest = recipe.with_steps(max(1, recipe.steps - recipe.probed)) if begun else recipe
-        return _tokens(rest, self.n_demonstrations, self.prefix_tokens)
+        return _tokens(rest, self.n_demonstrations, self._written(recipe))
 
     def _chooses(self, recipe: Recipe) -> bool:
         """Whether the recipe's search has room for a second candidate (see `search`); on cells there is none."""
@@ -65,7 +68,12 @@ class TaskSize:
         names = (
             set(recipe.augmentations) & set(CHECKED) if self.cells and recipe.search and self._halves else ()
         )
-        return (1 + len(names)) * self.prefix_tokens if names else 0
+        return (1 + len(names)) * self._written(recipe) if names else 0
+
+    def _written(self, recipe: Recipe) -> int:
+        """Tokens of the demonstrations as the recipe writes them."""
+        hinted = recipe.rows == "indexed" or (recipe.rows == "long-indexed" and self.long_rows)
+        return self.hinted_tokens if hinted and self.hinted_tokens else self.prefix_tokens
 
     @property
     def _halves(self) -> bool:
@@ -82,6 +90,9 @@ def _tokens(recipe: Recipe, n_demonstrations: int, prefix_tokens: int) -> int:
 def task_size(engine: Engine, task: Task, queries: Sequence[Query]) -> TaskSize:
     """Measure `task` with the engine's tokenizer."""
     fmt = PromptFormat(engine.loaded.tokenizer, task, queries, engine.loaded.as_turns)
+    hinted = PromptFormat(
+        engine.loaded.tokenizer, as_written(task, "indexed"), queries, engine.loaded.as_turns
+    )
     segments = [fmt.segment(d) for d in task.demonstrations]
     answers = [len(s.answer) for s in segments]
     return TaskSize(
@@ -92,4 +103,6 @@ def task_size(engine: Engine, task: Task, queries: Sequence[Query]) -> TaskSize:
         sum(answers) / len(answers) if answers else 0.0,
         max(answers, default=fmt.max_new_tokens(task)),
         content_kind(task) in ("grid", "sequence"),
+        len(hinted.head()) + sum(len(hinted.segment(d)) for d in task.demonstrations) if hinted.hints else 0,
+        as_written(task, "long-indexed").indexed,
     )

@@ -187,16 +187,8 @@ class PromptFormat:
         return "".join(self._letter(n) + part for n, part in enumerate(parts))
 
     def _without_hints(self, row: str) -> str:
-        """The cells: all but the letters that come when they are due, wherever that is."""
-        if not self.hints:
-            return row
-        cells, due = [], 0
-        for c in row:
-            if c == self._letter(due):
-                due += 1
-            else:
-                cells.append(c)
-        return "".join(cells)
+        """The cells: all but the letters, which no demonstration has for cells. One left out moves nothing."""
+        return "".join(c for c in row if c not in self.hints)
 
     def _letter(self, n: int) -> str:
         return self.hints[n % len(self.hints)]

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from ttt.augment import DEFAULT, check_names, symbol_alphabet
 from ttt.errors import TaskError
+from ttt.prompts import is_cells
 from ttt.task import Task
 
 Data = Literal["sampled", "leave-one-out", "leave-two-out"]
@@ -103,7 +104,12 @@ class Recipe:
     @property
     def id(self) -> str:
         """Name and hash of all values, e.g. `standard-3f2a9c01`."""
-        values = json.dumps(asdict(self), sort_keys=True)
+        named = asdict(self)
+        if (
+            self.rows == "plain"
+        ):  # as before there was this key: adapters that were trained then are still found
+            del named["rows"]
+        values = json.dumps(named, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(values.encode()).hexdigest()[:8]}"
 
     def with_steps(self, steps: int) -> Recipe:
@@ -156,8 +162,10 @@ RANGES: dict[str, tuple[Any, str]] = {
 def as_written(task: Task, rows: str) -> Task:
     """The task as a recipe with these `rows` writes it."""
     if rows == "long-indexed":
-        lengths = [len(text.split()) for d in task.demonstrations for text in (d.input, d.output)]
-        return replace(task, indexed=sum(lengths) >= LONG * len(lengths) > 0)
+        texts = [text.strip() for d in task.demonstrations for text in (d.input, d.output)]
+        single = all(is_cells(text) and "\n" not in text for text in texts)
+        long = sum(len(text.split()) for text in texts) >= LONG * len(texts) > 0
+        return replace(task, indexed=single and long)
     return replace(task, indexed=rows == "indexed")
 
 

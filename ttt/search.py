@@ -116,12 +116,15 @@ async def search(
         if should_stop():
             raise Cancelled("The search was cancelled; the model is unchanged.")
 
-    base = await judge_folds(engine, parts, (None, None))
+    base = plain = await judge_folds(engine, parts, (None, None))
+    if parts[0].task.indexed:  # what in-context learning would have said
+        plain = await judge_folds(engine, folds(task, seed), (None, None))
     written = as_written(task, recipe.rows)
     fmt = PromptFormat(engine.loaded.tokenizer, written, as_turns=engine.loaded.as_turns)
     tokens = StepTokens.of(fmt, task, recipe)
     listed = candidates(task, undoubted(task, recipe), starts or {})
-    race = _Race(engine, task, parts, base, recipe, seed, tokens, emit, go_on)
+    race = _Race(engine, task, parts, base, plain, recipe, seed, tokens, emit, go_on)
+    race.hinted = bool(fmt.hints)
     race.entrants = [Entrant(engine, parts, candidate, seed, should_stop) for candidate in listed]
     try:
         return await race.run()
@@ -177,6 +180,7 @@ class _Race:
         task: Task,
         parts: tuple[Fold, Fold],
         base: Judged,
+        plain: Judged,
         recipe: Recipe,
         seed: int,
         tokens: StepTokens,
@@ -185,6 +189,9 @@ class _Race:
     ) -> None:
         self.engine, self.parts, self.base, self.recipe, self.emit = engine, parts, base, recipe, emit
         self.go_on = go_on
+        self.plain = plain
+        """The base model on rows as they are."""
+        self.hinted = False
         self.task, self.seed, self.expected = task, seed, tokens
         self.trials: list[Trial] = []
         self.flattery = 0.0
@@ -236,8 +243,8 @@ class _Race:
         if not names:
             return ()
         # With index hints all demonstrations gain by the letters, which way ever the rule goes.
-        hinted = self.parts[0].task.indexed
-        least = HINTED_SHARE * (chosen.mean - mean(self.base.logprob)) if hinted else 0.0
+        gained = max(0.0, chosen.mean - mean(self.base.logprob))
+        least = HINTED_SHARE * gained if self.hinted else 0.0
         found = await carry(
             self.engine, self.task, self.parts, chosen.adapters, names, self.seed, self.go_on, least
         )
@@ -381,9 +388,9 @@ class _Race:
 
     def _evidence(self, chosen: Entrant) -> CrossFitResult:
         return CrossFitResult(
-            self.base.correct,
+            self.plain.correct,
             chosen.judged[-1].correct,
-            self.base.logprob,
+            self.plain.logprob,
             tuple(value - self.flattery for value in chosen.logprob),
             sum(e.tokens for e in self.entrants),
             sum(e.seconds for e in self.entrants),
@@ -417,6 +424,10 @@ def _why_without(verdicts: Sequence[Carried]) -> str:
     out = [v for v in verdicts if not v.kept]
     broken = [f"{v.augmentation} ({v.change:+.3f} nats per token)" for v in out if v.change is not None]
     unjudged = [v.augmentation for v in out if v.change is None]
-    said = [f"What was learned does not carry over under {', '.join(broken)}: left out."] if broken else []
+    said = (
+        [f"What was learned does not carry over under {', '.join(broken)}, or not far enough: left out."]
+        if broken
+        else []
+    )
     said += [f"Could not be judged, so left out: {', '.join(unjudged)}."] if unjudged else []
     return " ".join(said)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttt.dataset import Sequence, Shown, after_prefix, sequences, shown_prefix
 from ttt.engine import Bench, Engine, Priority
-from ttt.errors import Cancelled, NonFiniteLoss, OutOfMemory, TaskError
+from ttt.errors import Cancelled, ContextOverflow, NonFiniteLoss, OutOfMemory, TaskError
 from ttt.gradients import Trainable, trainable
 from ttt.icl import context_budget, shown_order
 from ttt.prompts import PromptFormat
@@ -330,7 +330,7 @@ def _fitting(task: Task, fmt: PromptFormat, context_length: int) -> Task:
     room = context_length - len(fmt.head())
     kept = tuple(d for d in task.demonstrations if len(fmt.segment(d)) <= room)
     if not kept:
-        raise TaskError(
+        raise ContextOverflow(
             f"No demonstration fits in the model's context of {context_length} tokens; shorten them, or use a model "
             "with a longer one."
         )

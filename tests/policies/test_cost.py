@@ -45,6 +45,9 @@ def test_the_first_observation_replaces_the_guess_and_leaves_other_rates_alone()
 def test_reading_calibrates_the_rate_of_training_until_something_was_trained() -> None:
     model = CostModel.guess(135_000_000)
     reading, training = (model.predict(kind, 1000) for kind in ("prefill", "train"))
+    model.observe("prefill", 20, reading)
+    assert model.predict("train", 1000) == training, "twenty tokens are mostly overhead"
+    model = CostModel.guess(135_000_000)
     model.observe("prefill", 1000, reading / 50)  # a machine fifty times as fast
     assert model.predict("train", 1000) == pytest.approx(training / 50)
     model.observe("prefill", 1000, reading / 50)

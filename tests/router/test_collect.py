@@ -275,14 +275,20 @@ def test_stored_tasks_ask_themselves_half_by_half_with_no_label(
     with Router.open(home) as agent:
         agent.ask(Task(pairs, name="grew"), ["in 99"], arm="icl")
         agent.ask(Task(pairs[:8], name="grew"), ["in 99"], arm="icl")
-        agent.ask(Task(pairs[:7], "Other words."), ["in 99"], arm="icl")
+        agent.ask(Task(pairs[2:], "Other words.", name="grew"), ["in 99"], arm="icl")
+        again = tuple(Demonstration(f"at {i // 2}", f"{i}") for i in range(14))
+        agent.ask(Task(again, name="grew"), ["at 99"], arm="icl")
     asked = replace(options, stored=True, seeds=2, arms=("icl", "ttt"), demonstrations=99, queries=99)
-    assert collect([], asked, home) == Collected(2, 0, ())
-    one, other = rows_of(options)
-    assert (one.family, one.collection, one.seed, other.seed) == ("grew", "stored", 0, 1)
+    assert collect([], asked, home) == Collected(4, 0, ()), "two families of one name"
+    (one, other), twice = (
+        [r for r in rows_of(options) if (r.n_demonstrations == 7) is k] for k in (False, True)
+    )
+    digits = Task(pairs).fingerprint.partition(":")[2][:8]
+    assert (one.family, one.collection, one.seed, other.seed) == (f"grew-{digits}", "stored", 0, 1)
     assert {one.n_demonstrations, other.n_demonstrations} == {4, 5}
+    assert all(0 < row.arms["icl"].n_queries < 7 for row in twice), "no query is shown with another output"
     assert one.arms["icl"].n_queries == 9 - one.n_demonstrations and "train:quick" in one.arms
-    assert collect([], asked, home) == Collected(0, 2, ()), "gone on with"
+    assert collect([], asked, home) == Collected(0, 4, ()), "gone on with"
     parts = folds(clean_task(Task(pairs))[0], 0)
     assert [row.task for row in (one, other)] == [part.task.fingerprint for part in parts]
 

@@ -36,6 +36,11 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def test_recipes_keep_their_names_where_a_new_key_says_nothing() -> None:
+    """Their adapters are found again."""
+    assert TEXT.id == "standard-000a7c0d" and replace(TEXT, rows="indexed").id != TEXT.id
+
+
 def test_the_table_of_the_documents_is_that_of_the_values() -> None:
     assert table() in DOCUMENT.read_text(), f"docs/recipes.md needs this table:\n{table()}"
 

@@ -16,7 +16,7 @@ from tests.ttt.test_crossfit import halves
 from ttt import search as searching
 from ttt.candidates import DEFAULT, Candidate, candidates
 from ttt.carry import Carried, carry
-from ttt.crossfit import Fold, cross_fit, judge_folds
+from ttt.crossfit import Fold, cross_fit, folds, judge_folds
 from ttt.engine import Engine
 from ttt.errors import Cancelled, NonFiniteLoss, TaskError
 from ttt.icl import Judged
@@ -311,7 +311,12 @@ async def test_augmentations_of_rows_with_hints_must_gain_half_of_what_these_do_
     monkeypatch.setattr(searching, "carry", noted)
     recipe = replace(ALONE, augmentations=("symmetry",), rows="indexed")
     found = await search(llama_engine, long_rows(9), recipe, 0)
-    gain = mean(found.evidence.logprob_after) - mean(found.evidence.logprob_before)
+    (trial,) = found.trials
+    assert trial.logprob_after is not None
+    gain = max(0.0, trial.logprob_after - trial.logprob_before)
+    as_asked = await judge_folds(llama_engine, folds(long_rows(9), 0), (None, None))
+    assert found.evidence.logprob_before == as_asked.logprob, "what in-context learning would have said"
+    assert trial.logprob_before != pytest.approx(mean(as_asked.logprob))
     await search(llama_engine, long_rows(9), replace(recipe, rows="plain"), 0)
     assert asked == [(True, pytest.approx(gain / 2)), (False, 0.0)] and found.recipe.rows == "indexed"
     (mirrored,) = found.augmentations
