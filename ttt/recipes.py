@@ -47,8 +47,8 @@ class Recipe:
     steps: int = 32
     """At most; see `stop_loss`."""
     stop_loss: float = 0.01
-    """Training ends when the mean loss of the last eight steps is below this, in nats a labelled token: what is
-    left to learn is noise, and going on costs seconds. 0 never ends early."""
+    """When the mean loss of the last eight steps is below this, in nats a labelled token, what is left to learn is noise: the
+    rate decays over a few more steps, and training ends. 0 never ends early."""
     batch: int = 1
     """Sequences a step."""
     probe_steps: int = 8

@@ -34,6 +34,8 @@ EXPLODED = 20.0
 a vocabulary of 150,000 costs 12."""
 
 
+SETTLING = 0.15
+"""Steps that are left for the decay of the rate once there is nothing left to learn, as a share of the recipe's."""
 STOP_WINDOW = 8
 """Steps whose mean loss is held against the recipe's `stop_loss`."""
 
@@ -163,6 +165,8 @@ class Training:
         self.losses: list[float] = list(request.begin.losses) if request.begin else []
         self.until = min(request.recipe.steps, request.pause_at or request.recipe.steps)
         """Steps at which `advance` ends."""
+        self.learned_at: int | None = None
+        """Step at which the loss had fallen below the recipe's `stop_loss`."""
         self.attached = False
         self.reached: Beginning | None = None
 
@@ -256,14 +260,16 @@ class Training:
                 f"lower the learning rate (now {self.rate:g})."
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * rate_factor(step, recipe)
+            group["lr"] = self.rate * self._factor(step)
         self._update(recipe)
         self.tokens += sum(len(s.ids) for s in batch)
         self.labelled += labelled
         self.seconds += seconds + time.perf_counter() - started
         last = self.losses[-STOP_WINDOW:]
         learned = len(last) == STOP_WINDOW and sum(last) / STOP_WINDOW < recipe.stop_loss
-        return TrainStep(step + 1, recipe.steps, loss), step + 1 < self.until and not learned
+        if learned and self.learned_at is None:
+            self.learned_at = step
+        return TrainStep(step + 1, recipe.steps, loss), step + 1 < min(self.until, self._end)
 
     def failed(self, error: Exception, batch: Many[Sequence]) -> Exception:
         """The error to tell when a pass over `batch` alone raised `error`."""
@@ -310,6 +316,20 @@ class Training:
             self.reached,
         )
 
+    @property
+    def _end(self) -> int:
+        """Steps in all: of a training that has nothing left to learn, a few more, since at the full rate weights are
+        still scattered about where they would settle."""
+        steps = self.request.recipe.steps
+        return steps if self.learned_at is None else self.learned_at + 1 + math.ceil(SETTLING * steps)
+
+    def _factor(self, step: int) -> float:
+        recipe, since = self.request.recipe, self.learned_at
+        if since is None or self._end >= recipe.steps:
+            return rate_factor(step, recipe)
+        progress = (step - since) / (self._end - since)
+        return min(rate_factor(step, recipe), rate_factor(since, recipe) * decayed(progress))
+
     def _update(self, recipe: Recipe) -> None:
         import torch
 
@@ -343,4 +363,9 @@ def rate_factor(step: int, recipe: Recipe) -> float:
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, recipe.steps - warmup)
+    return decayed(progress)
+
+
+def decayed(progress: float) -> float:
+    """Cosine from 1 to a tenth."""
     return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))

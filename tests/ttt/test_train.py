@@ -22,7 +22,7 @@ from ttt.engine import Bench, Engine
 from ttt.errors import AdapterError, Cancelled, NonFiniteLoss, OutOfMemory, TaskError
 from ttt.gradients import FusedAdapter, PeftAdapter, batch_loss, trainable
 from ttt.prompts import PromptFormat
-from ttt.recipes import RECIPES, recipe
+from ttt.recipes import RECIPES, Recipe, recipe
 from ttt.task import Demonstration, Task
 from ttt.train import Training, TrainReport, TrainRequest, TrainStep, average, rate_factor, train_adapter
 
@@ -337,10 +337,25 @@ async def test_the_rate_goes_with_the_size_of_the_models_weights(llama_engine: E
     assert await moved(4 * rms) == pytest.approx(2.5e-3, rel=1e-3)
 
 
-async def test_training_ends_early_once_nothing_is_left_to_learn(llama_engine: Engine) -> None:
+async def test_training_ends_early_once_nothing_is_left_to_learn_and_settles_first(
+    llama_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    update = train_module.Training._update
+
+    def noted(self: Training, recipe: Recipe) -> None:
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        update(self, recipe)
+
+    monkeypatch.setattr(train_module.Training, "_update", noted)
     learnt = replace(SMALL, steps=40, stop_loss=100.0)
     report = await train_adapter(llama_engine, TrainRequest(letters_task(4), learnt, 0, None, "a"))
-    assert len(report.losses) == train_module.STOP_WINDOW
+    window = train_module.STOP_WINDOW
+    assert len(report.losses) == window + 6 == len(rates)
+    assert rates[window:] == sorted(rates[window:], reverse=True), "it decays at once"
+    assert (
+        rates[-1] == pytest.approx(rates[window - 1] / 10) and rates[window - 1] > 0.9 * learnt.learning_rate
+    )
     never = replace(learnt, steps=12, stop_loss=0.0)
     report = await train_adapter(llama_engine, TrainRequest(letters_task(4), never, 0, None, "a"))
     assert len(report.losses) == 12
