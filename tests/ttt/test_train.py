@@ -353,9 +353,7 @@ async def test_training_ends_early_once_nothing_is_left_to_learn_and_settles_fir
     window = train_module.STOP_WINDOW
     assert len(report.losses) == window + 6 == len(rates)
     assert rates[window:] == sorted(rates[window:], reverse=True), "it decays at once"
-    assert (
-        rates[-1] == pytest.approx(rates[window - 1] / 10) and rates[window - 1] > 0.9 * learnt.learning_rate
-    )
+    assert rates[-1] < 0.2 * rates[window - 1]
     never = replace(learnt, steps=12, stop_loss=0.0)
     report = await train_adapter(llama_engine, TrainRequest(letters_task(4), never, 0, None, "a"))
     assert len(report.losses) == 12
