@@ -65,12 +65,11 @@ async def run_variant(
     """
     task, queries = drawn.task, drawn.queries
     recipe = fitting(variants[0].recipes, task) if variants[0].recipes is not None else None
-    if recipe is not None:
-        task = as_written(task, recipe.rows)
     train_s, extra = 0.0, dict[str, Any]()
     name: str | None = None
     form = "in-context"
     if recipe is not None:
+        task = as_written(task, recipe.rows)
         name, form = "variant", recipe.form
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:

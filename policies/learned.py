@@ -277,9 +277,8 @@ def fit(
     arms, notes = fit_arms(rows, base_model, seed)
     families: dict[str, set[str]] = {}
     for row in rows:
-        if not set(row.arms) & set(arms):
-            continue
-        families.setdefault(row.model, set()).add(row.family)
+        if arms.keys() & row.arms.keys():
+            families.setdefault(row.model, set()).add(row.family)
     provenance = Provenance(
         hash_rows(rows),
         len(rows),

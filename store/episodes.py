@@ -145,19 +145,14 @@ class Episodes:
             row = connection.execute(select(tasks).where(tasks.c.fingerprint == fingerprint)).first()
         if row is None:
             raise NotFound(f"No task {fingerprint!r}; ask it once to have it recorded.")
-        pairs = tuple((given, output) for given, output in row.demonstrations)
-        return TaskRow(row.fingerprint, row.instruction, pairs, row.name, row.created_at)
+        return _task_row(row)
 
     @retried
     def all_tasks(self) -> list[TaskRow]:
         """Every task that was asked, the first to be asked first."""
         with self._db.read() as connection:
             rows = connection.execute(select(tasks).order_by(tasks.c.created_at, tasks.c.fingerprint)).all()
-        pairs = [tuple((given, output) for given, output in row.demonstrations) for row in rows]
-        return [
-            TaskRow(row.fingerprint, row.instruction, shown, row.name, row.created_at)
-            for row, shown in zip(rows, pairs, strict=True)
-        ]
+        return [_task_row(row) for row in rows]
 
     @retried
     def recent(self, limit: int) -> list[EpisodeRow]:
@@ -234,3 +229,8 @@ def _from_sql(row: Row[Any]) -> EpisodeRow:
 
 def _outcome_from_sql(row: Row[Any]) -> OutcomeRow:
     return OutcomeRow(**{name: value for name, value in row._mapping.items() if name != "id"})
+
+
+def _task_row(row: Row[Any]) -> TaskRow:
+    pairs = tuple((given, output) for given, output in row.demonstrations)
+    return TaskRow(row.fingerprint, row.instruction, pairs, row.name, row.created_at)

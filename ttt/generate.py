@@ -185,7 +185,8 @@ def _score(logits: torch.Tensor, known: Known, stopper: Stopper) -> Score:
     # The answer ends where any token that decoding would stop at comes first, or the terminator in full.
     ended = stopper.ends(int(best[n])) or bool((best[n:] == labels[n:]).all())
     greedy = bool((best[:n] == labels[:n]).all()) and ended
-    counted = [i for i in range(n + 1) if i not in set(known.hints)]
+    aside = set(known.hints)
+    counted = [i for i in range(n + 1) if i not in aside]
     return Score(float(given[counted].sum()), len(counted), greedy)
 
 

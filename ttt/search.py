@@ -109,7 +109,8 @@ async def search(
         TaskError: fewer than four demonstrations.
         TrainingFailed: the recipe as it is fails, or `should_stop` said so. A candidate that fails is dropped.
     """
-    parts = folds(as_written(task, recipe.rows), seed)
+    written = as_written(task, recipe.rows)
+    parts = folds(written, seed)
 
     def go_on() -> None:
         beat()
@@ -117,9 +118,8 @@ async def search(
             raise Cancelled("The search was cancelled; the model is unchanged.")
 
     base = plain = await judge_folds(engine, parts, (None, None))
-    if parts[0].task.indexed:  # what in-context learning would have said
+    if written.indexed:  # what in-context learning would have said
         plain = await judge_folds(engine, folds(task, seed), (None, None))
-    written = as_written(task, recipe.rows)
     fmt = PromptFormat(engine.loaded.tokenizer, written, as_turns=engine.loaded.as_turns)
     tokens = StepTokens.of(fmt, task, recipe)
     listed = candidates(task, undoubted(task, recipe), starts or {})
