@@ -2,19 +2,17 @@
 
 For a choice or a closed label set, the augmentation of its own. For all texts, other rates and the loss on the last answer
 alone. For cells none: what matters there is which augmentations keep the rule, and that is seen otherwise (`carry`).
-Anybody's starting points besides. Knows nothing of how they are judged.
+Knows nothing of how they are judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ttt.augment import check_names, space
 from ttt.recipes import Recipe
 from ttt.task import Task
-from ttt.train import Beginning
 
 DEFAULT = "default"
 """The recipe as it is."""
@@ -22,21 +20,14 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A recipe, and where its training starts."""
+    """A recipe, and its name in this race."""
 
     name: str
     recipe: Recipe
-    start: Beginning | None = None
-    """None starts from nothing. What it was trained on must not hold any of the task's demonstrations."""
 
 
-def candidates(task: Task, recipe: Recipe, starts: Mapping[str, Beginning]) -> tuple[Candidate, ...]:
-    """The recipe as it is, first; then what may be better, the most promising first; no two that are the same on
-    this task.
-
-    Args:
-        starts: further starting points by name, such as another task's adapter.
-    """
+def candidates(task: Task, recipe: Recipe) -> tuple[Candidate, ...]:
+    """The recipe as it is, first; then what may be better, the most promising first; no two that are the same here."""
     plain = replace(recipe, search=0.0)
     kind = space(task).kind
     variants: list[tuple[str, dict[str, Any]]] = []
@@ -49,7 +40,6 @@ def candidates(task: Task, recipe: Recipe, starts: Mapping[str, Beginning]) -> t
             ("last-output", {"loss": "last-output"}),
         ]
     found = [Candidate(DEFAULT, _named(plain, DEFAULT))]
-    found += [Candidate(f"from-{name}", _named(plain, DEFAULT), start) for name, start in starts.items()]
     seen = {_effect(task, plain)}
     for name, changes in variants:
         changed = replace(plain, **changes)

@@ -63,9 +63,8 @@ class Entrant:
                 seed,
                 None,
                 name,
-                candidate.start,
-                candidate.recipe.steps,
-                part.whole,
+                pause_at=candidate.recipe.steps,
+                written=part.whole,
             )
             for part, name in zip(parts, self.adapters, strict=True)
         ]

@@ -20,6 +20,8 @@ is left. Where it does, training is as long as the budget allows, up to half as 
 takes the recipe's own steps. That this still pays later is an extrapolation, since the halves end at the latest at
 half of the recipe's steps.
 
+Other tasks' adapters as starting points are held against one another beforehand, without a step (`warm`).
+
 The budget bounds what is tried besides, and steps beyond the recipe's own. It is a number of tokens, so that the same
 task and seed find the same recipe on any machine: those trained on, and those that judging reads, at half. Training
 on all demonstrations goes on from the mean of the winner's two adapters; its rungs are part of that training. Knows
@@ -94,7 +96,6 @@ async def search(
     task: Task,
     recipe: Recipe,
     seed: int,
-    starts: Mapping[str, Beginning] | None = None,
     emit: Callable[[TrainStep], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
     beat: Callable[[], None] = lambda: None,
@@ -102,7 +103,6 @@ async def search(
     """Search from `recipe`, within its budget `recipe.search`.
 
     Args:
-        starts: further starting points by name (see `candidates`), of the recipe's rank and layers.
         beat: called before each judging, which `emit` says nothing of.
 
     Raises:
@@ -122,9 +122,8 @@ async def search(
         plain = await judge_folds(engine, folds(task, seed), (None, None))
     fmt = PromptFormat(engine.loaded.tokenizer, written, as_turns=engine.loaded.as_turns)
     tokens = StepTokens.of(fmt, task, recipe)
-    listed = candidates(task, undoubted(task, recipe), starts or {})
-    race = _Race(engine, task, parts, base, plain, recipe, seed, tokens, emit, go_on)
-    race.hinted = bool(fmt.hints)
+    listed = candidates(task, undoubted(task, recipe))
+    race = _Race(engine, task, parts, base, plain, recipe, seed, tokens, bool(fmt.hints), emit, go_on)
     race.entrants = [Entrant(engine, parts, candidate, seed, should_stop) for candidate in listed]
     try:
         return await race.run()
@@ -184,6 +183,7 @@ class _Race:
         recipe: Recipe,
         seed: int,
         tokens: StepTokens,
+        hinted: bool,
         emit: Callable[[TrainStep], None],
         go_on: Callable[[], None],
     ) -> None:
@@ -191,7 +191,7 @@ class _Race:
         self.go_on = go_on
         self.plain = plain
         """The base model on rows as they are."""
-        self.hinted = False
+        self.hinted = hinted
         self.task, self.seed, self.expected = task, seed, tokens
         self.trials: list[Trial] = []
         self.flattery = 0.0

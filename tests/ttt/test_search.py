@@ -49,7 +49,7 @@ LABELS = Task(tuple(Demonstration(f"say {i}", "yes" if i % 2 else "no") for i in
 
 
 def names(task: Task, recipe: Recipe) -> list[str]:
-    return [c.name for c in candidates(task, recipe, {})]
+    return [c.name for c in candidates(task, recipe)]
 
 
 def at(found: Searched, steps: int) -> list[Trial]:
@@ -80,7 +80,7 @@ def test_no_two_candidates_are_the_same_on_the_task() -> None:
 
 
 def test_candidates_differ_from_the_recipe_in_what_they_are_named_for() -> None:
-    default, half, double, last = candidates(letters_task(4), RECIPES["auto"][0], {})
+    default, half, double, last = candidates(letters_task(4), RECIPES["auto"][0])
     assert default.recipe == replace(TEXT, name="auto.default")
     assert half.recipe == replace(TEXT, name="auto.half-rate", learning_rate=TEXT.learning_rate / 2)
     assert double.recipe.learning_rate == 2 * TEXT.learning_rate and last.recipe.loss == "last-output"
@@ -323,21 +323,21 @@ async def test_augmentations_of_rows_with_hints_must_gain_half_of_what_these_do_
     assert mirrored.change is not None and mirrored.kept is (mirrored.change > gain / 2)
 
 
-async def test_a_starting_point_is_a_candidate(llama_engine: Engine) -> None:
-    """Trained on other demonstrations of the same rule, it is ahead from the first rung on, and chosen."""
-    other = await train_adapter(
-        llama_engine, TrainRequest(letters_task(8, seed=9), SMALL, 0, None, "a", pause_at=SMALL.steps)
-    )
-    assert other.reached is not None
-    start = Beginning(other.reached.weights, {}, ())
-    recipe = replace(AUTO, learning_rate=1e-3)
-    found = await search(llama_engine, letters_task(8), recipe, 0, {"neighbour": start})
+async def test_a_better_recipe_replaces_the_default(
+    llama_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(task: Task, recipe: Recipe) -> tuple[Candidate, ...]:
+        plain = replace(recipe, search=0.0)
+        return Candidate(DEFAULT, replace(plain, learning_rate=1e-7)), Candidate("faster", plain)
+
+    monkeypatch.setattr("ttt.search.candidates", listed)
+    found = await search(llama_engine, letters_task(8), AUTO, 0)
     by_name = {trial.candidate: trial.logprob_after for trial in at(found, 2)}
-    default, started = by_name[DEFAULT], by_name["from-neighbour"]
-    assert default is not None and started is not None and started > default
-    assert "Beyond doubt the recipe from-neighbour" in found.reason
+    default, faster = by_name[DEFAULT], by_name["faster"]
+    assert default is not None and faster is not None and faster > default
+    assert "Beyond doubt the recipe faster" in found.reason
     (chosen,) = [t for t in found.trials if t.outcome == "chosen"]
-    assert chosen.candidate == "from-neighbour" and chosen.logprob_after is not None
+    assert chosen.candidate == "faster" and chosen.logprob_after is not None
     assert mean(found.evidence.logprob_after) < chosen.logprob_after, "less what the choice flatters it by"
     assert mean(found.evidence.logprob_after) > default
 
@@ -345,7 +345,7 @@ async def test_a_starting_point_is_a_candidate(llama_engine: Engine) -> None:
 async def test_a_candidate_that_fails_is_dropped(
     llama_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def listed(task: Task, recipe: Recipe, *_: Any) -> tuple[Candidate, ...]:
+    def listed(task: Task, recipe: Recipe) -> tuple[Candidate, ...]:
         plain = replace(recipe, search=0.0)
         return Candidate(DEFAULT, plain), Candidate("wild", replace(plain, learning_rate=1e30))
 
