@@ -47,6 +47,8 @@ WORTHS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 1000.0, 3000.0)
 CONFIDENCES = (0.999, 0.995, 0.99, 0.975, 0.95, 0.9, 0.8, 0.69, 0.6, 0.5)
 """Tried from the most careful on."""
 MIN_FAMILIES = 8
+MOST_FAMILIES = 1_000_000
+"""More than so many are as good as none that would do."""
 Goal = Literal["accuracy", "budget", "harm"]
 Tunable = Rule | Learned
 
@@ -248,7 +250,8 @@ def _for_accuracy(settings: Sequence[Setting], aim: Aim, n: int) -> tuple[Settin
         if not met:
             return None, (
                 f"{target[0].upper()}{target[1:]} can't be met: the best setting reached {best.accuracy[0]:.0%} "
-                f"(95 % interval {best.accuracy[1]:.0%} to {best.accuracy[2]:.0%}) on {n} families."
+                f"(95 % interval {best.accuracy[1]:.0%} to {best.accuracy[2]:.0%}) on {n} families; "
+                f"{_would_tell(best.accuracy, aim.value, n)}."
             )
         chosen = min(met, key=lambda s: s.seconds[0])
         return chosen, f"{target[0].upper()}{target[1:]} was met on {n} families; no guarantee was asked for."
@@ -276,7 +279,7 @@ def _for_budget(settings: Sequence[Setting], aim: Aim, n: int) -> tuple[Setting 
         what = "its upper bound" if end else "on average"
         return None, (
             f"A budget of {aim.value:g} s per task can't be met: the cheapest setting takes {least.seconds[end]:.3g} s "
-            f"({what}) on {n} families."
+            f"({what}) on {n} families; {_would_tell(least.seconds, aim.value, n)}."
         )
     chosen = max(within, key=lambda s: (s.accuracy[0], -s.seconds[0]))
     how = "with the interval's upper end" if end else "on average"
@@ -325,11 +328,23 @@ def _cannot(target: str, n: int, would_do: int | None, seen: str) -> str:
     return f"{target[0].upper()}{target[1:]} can't be met with {n} families ({seen}); {end}."
 
 
+def _would_tell(seen: tuple[float, float, float], wanted: float, n: int) -> str:
+    """How many families would bring `wanted` outside of the interval (mean, low, high) of `n`, whose width goes with one
+    over their root; without them what was seen stays undecided."""
+    mean, low, high = seen
+    if not low <= wanted <= high:
+        return "no number like these would do"
+    gap, reach = abs(wanted - mean), (high - low) / 2
+    if gap * math.sqrt(MOST_FAMILIES / n) < reach:
+        return "it lies on the edge, so that no number of families would tell"
+    return f"it is within the interval, and about {max(n + 1, math.ceil(n * (reach / gap) ** 2))} would tell"
+
+
 def _families_needed(p_value: Callable[[int], float], miss: float, start: int) -> int | None:
     n = max(start, 1)
     while p_value(n) > miss:
         n = math.ceil(n * 1.02) + 1
-        if n > 1_000_000:
+        if n > MOST_FAMILIES:
             return None
     return n
 

@@ -118,20 +118,26 @@ def in_force(opened: Store, settings: Settings, *, may_revert: bool = False) -> 
         policy = load(Path(settings.policy).expanduser())
     elif settings.policy == "rule":
         policy = Rule()
-    elif active is None:
-        policy = shipped()
     else:
         try:
-            policy = read(active)
+            policy = shipped() if active is None else read(active)
         except PolicyError as error:
             raise PolicyError(f"{error} To go on, {REMEDY}.") from error
         decided = as_set(policy, settings).version
-        promise = realised(opened, decided) if may_revert and settings.auto_revert else None
+        acts = settings.auto_revert and (may_revert or active is None)  # nothing is written for the latter
+        promise = realised(opened, decided) if acts else None
         if promise is not None and promise.below:
-            before = revert(opened)
-            policy = shipped() if before is None else read(find(opened, before))
-            notes.append(f"{promise.sentence} So {active.version} was replaced by {policy.version}.")
+            policy = _instead(opened, active)
+            notes.append(f"{promise.sentence} So {policy.version} decides in place of {decided}.")
     return as_set(policy, settings), notes
+
+
+def _instead(opened: Store, active: PolicyVersionRow | None) -> Saved:
+    """What decides where a promise was broken: what came before; in place of the shipped policy the built-in rule."""
+    if active is None:
+        return Rule()
+    before = revert(opened)
+    return shipped() if before is None else read(find(opened, before))
 
 
 def as_set(policy: Saved, settings: Settings) -> Saved:

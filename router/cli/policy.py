@@ -170,9 +170,9 @@ def list_(data_dir: DataDir = None) -> None:
                 n = how.get("rows", 0) + how.get("rows_of_prior", 0)
                 table.append((row.version, moment(row.created_at), str(n), state))
             print("\n".join(columns(table)))
-        policy, _ = in_force(opened, settings)
+        policy, notes = in_force(opened, settings)
         promoted = any(row.active for row in versions)
-        print(f"{policy.version} decides{_why(settings.policy, promoted)}.")
+        print(*notes or [f"{policy.version} decides{_why(settings.policy, promoted)}."])
 
 
 @app.command("show")
@@ -209,27 +209,30 @@ def show(version: Version, data_dir: DataDir = None, as_json: Json = False) -> N
                     for name, model in policy.arms.items()
                 ),
             ]
-        stored = {row.version: row for row in opened.policy_versions.list()}
-        if Path(version).is_file():
-            pass
-        elif policy.version not in stored:
-            decides = not any(row.active for row in stored.values())
-            lines.append(("in force", "yes, until a version is promoted" if decides else "no"))
-            lines.append(("comes from", "the outcomes that are shipped with the package"))
-        else:
-            row = stored[policy.version]
-            promotion: Mapping[str, Any] = row.payload.get("promotion") or {}
-            lines.append(("in force", "yes" if row.active else "no"))
-            if promotion:
-                lines.append(
-                    ("promoted", f"{moment(promotion['at'])}, over {promotion['replaced'] or SHIPPED}")
-                )
-                lines.append(("because", promotion["reason"]))
+        if not Path(version).is_file():
+            lines += _standing(opened, policy)
             promise = realised(opened, as_set(policy, settings_of(data_dir=data_dir)).version)
-            lines.append(
-                ("promise", promise.sentence if promise else "too few trained tasks were judged to say.")
-            )
+            said = promise.sentence if promise else "too few trained tasks were judged to say."
+            lines.append(("promise", said))
         print("\n".join(columns(lines)))
+
+
+def _standing(opened: Store, policy: Saved) -> list[tuple[str, str]]:
+    """Whether a policy of the store, or the shipped one, is in force, and why."""
+    stored = {row.version: row for row in opened.policy_versions.list()}
+    if policy.version not in stored:
+        decides = not any(row.active for row in stored.values())
+        return [
+            ("in force", "yes, until a version is promoted" if decides else "no"),
+            ("comes from", "the outcomes that are shipped with the package"),
+        ]
+    row = stored[policy.version]
+    lines = [("in force", "yes" if row.active else "no")]
+    promotion: Mapping[str, Any] = row.payload.get("promotion") or {}
+    if promotion:
+        lines.append(("promoted", f"{moment(promotion['at'])}, over {promotion['replaced'] or SHIPPED}"))
+        lines.append(("because", promotion["reason"]))
+    return lines
 
 
 @app.command("promote")

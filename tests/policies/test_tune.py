@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from statistics import mean
 from typing import Any
@@ -58,6 +59,21 @@ def test_a_target_is_met_by_the_cheapest_setting_that_reaches_it() -> None:
     assert all(s.seconds[0] >= found.chosen.seconds[0] for s in found.settings if s.accuracy[0] >= 0.42)
     never = tune(POLICY, ROWS, Aim("accuracy", 0.99))
     assert never.chosen is None and "the best setting reached" in never.sentence
+
+
+def test_what_few_families_leave_open_says_how_many_would_tell() -> None:
+    """Just above what the best setting reaches, the interval does not decide; far above, no number would do."""
+    few = fresh(20, seed=5)
+    best = max(s.accuracy for s in tune(POLICY, few, Aim("accuracy", 0.99)).settings)
+    near = tune(POLICY, few, Aim("accuracy", (best[0] + best[2]) / 2))
+    told = re.search(r"within the interval, and about (\d+) would tell", near.sentence)
+    assert near.chosen is None and told is not None and 20 < int(told[1])
+    assert int(told[1]) == pytest.approx(20 * ((best[2] - best[1]) / (best[2] - best[0])) ** 2, abs=1.0)
+    assert "no number like these would do" in tune(POLICY, few, Aim("accuracy", 0.99)).sentence
+    least = min(s.seconds for s in tune(POLICY, few, Aim("budget", 1000.0)).settings)
+    narrow = tune(POLICY, few, Aim("budget", (least[0] + least[2]) / 2, delta=0.1))
+    assert narrow.chosen is None and "would tell" in narrow.sentence
+    assert "no number like these would do" in tune(POLICY, few, Aim("budget", 0.5)).sentence
 
 
 def test_a_guaranteed_target_leaves_a_margin_or_says_how_many_families_would_do() -> None:

@@ -158,6 +158,18 @@ def test_a_broken_promise_shows_and_reverts_where_that_is_set(opened: Store) -> 
     assert opened.policy_versions.active() is None
 
 
+def test_the_shipped_policy_keeps_its_promise_too_or_the_rule_decides(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = fit(SEEN)[0]
+    monkeypatch.setattr(versions, "shipped", lambda: own)
+    break_promises(opened, own.version)
+    assert in_force(opened, Settings(), may_revert=True) == (own, [])
+    decides, notes = in_force(opened, Settings(auto_revert=True))
+    assert decides == Rule()
+    assert "below the promise" in notes[0] and f"decides in place of {own.version}" in notes[0]
+
+
 def test_a_confidence_of_the_settings_does_not_hide_a_broken_promise(opened: Store) -> None:
     policy, _ = save_fitted(opened, SEEN)
     force(opened, policy)
