@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mapie.risk_control.fwer_control import control_fwer
+from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 from scipy.stats import binom
 
 from policies.errors import PolicyError
@@ -174,3 +176,16 @@ def test_a_p_value_is_one_and_falls_with_more_families(loss: float, n: int, allo
 
 def test_twenty_two_families_without_harm_are_just_enough_for_a_tenth() -> None:
     assert binomial_tail(0, 22, 0.1) <= 0.1 < binomial_tail(0, 21, 0.1)
+
+
+@pytest.mark.parametrize("n", [12, 80])
+def test_p_values_and_their_order_are_those_of_mapie(n: int) -> None:
+    losses = np.linspace(0.0031, 0.8969, 19)  # n times none is whole: MAPIE's ceiling takes rounding for one more
+    allowed = np.array([0.1, 0.35, 0.6])
+    theirs = compute_hoeffding_bentkus_p_value(losses, n, allowed)
+    ours = [[hoeffding_bentkus(float(loss), n, a) for a in allowed] for loss in losses]
+    assert np.clip(theirs, 0.0, 1.0) == pytest.approx(np.array(ours), abs=1e-9)
+    p_values = np.array([0.01, 0.04, 0.2, 0.03])
+    settings = [Setting(1.0, 0.9, NONE, NONE, 0.0, 0, 0, float(p)) for p in p_values]
+    rejected = control_fwer(p_values, 0.1, "fixed_sequence")
+    assert fixed_sequence(settings, 0.1) == [settings[i] for i in rejected]
