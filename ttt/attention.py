@@ -21,6 +21,8 @@ BLOCK = 128
 """Rows at a time: a block's scores stay in the cache, and keys after its last row are never looked at."""
 FEW_KEYS = 0.75
 """Share of the keys below which a block's own ones are picked out."""
+FEW_ROWS = 32
+"""Queries of a step of decoding, over all heads that share keys: up to so many are turned in place of the keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,11 @@ def _ungroup(out: Tensor) -> Tensor:
 def _scores(q: Tensor, k: Tensor) -> Tensor:
     """(kv heads, group, rows, keys)."""
     kv_heads, group, rows, _ = q.shape
-    return torch.bmm(q.flatten(1, 2), k.transpose(1, 2)).view(kv_heads, group, rows, -1)
+    flat = q.flatten(1, 2)
+    if group * rows <= FEW_ROWS and not k.is_contiguous():
+        # Keys that are part of a longer store would be copied to be transposed; the few queries are turned instead.
+        return torch.bmm(k, flat.transpose(1, 2)).transpose(1, 2).contiguous().view(kv_heads, group, rows, -1)
+    return torch.bmm(flat, k.transpose(1, 2)).view(kv_heads, group, rows, -1)
 
 
 def _mix(probability: Tensor, v: Tensor) -> Tensor:
