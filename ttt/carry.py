@@ -6,7 +6,8 @@ demonstrations as they are. A short training on half of the demonstrations shows
 the other half transformed, which the base model is asked as well, or it gets in the way.
 
 Where the mean held-out log-probability of the transformed ones falls, or rises less than is asked for, the augmentation is
-left out of the rest of the training. Each is judged by itself; no best of many is taken, so there is nothing to correct for.
+left out of the rest of the training. One that breaks many rules must show more: a lower bound of that rise (Student's t over
+demonstrations) at 10 % divided by how many such are tried, so that on at most a tenth of the tasks one gets in by chance.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 from statistics import mean
 
 from ttt.augment import OF_RECTANGLES, check_names, space
-from ttt.crossfit import Fold
+from ttt.crossfit import LEVEL, Fold, lower_bound
 from ttt.engine import Engine
 from ttt.errors import ContextOverflow
 from ttt.icl import judge
@@ -46,6 +47,8 @@ class Carried:
     """Of the mean log-probability of their answers, transformed, from the base model to the training on the other
     half, nats a token; None where that was not judged: then it is kept unless it is doubted."""
     kept: bool
+    low: float | None = None
+    """Lower bound of that change, which one that is doubted is kept by."""
 
 
 def checked(task: Task, recipe: Recipe) -> tuple[str, ...]:
@@ -79,6 +82,7 @@ async def carry(
     """
     before: dict[str, list[float]] = defaultdict(list)
     after: dict[str, list[float]] = defaultdict(list)
+    level = LEVEL / max(1, sum(name in DOUBTED for name in names))
     rng = random.Random(seed)
     for part, adapter in zip(parts, adapters, strict=True):
         asked = [
@@ -95,10 +99,10 @@ async def carry(
             try:
                 judged = await judge(engine, part.task, shown, adapter=wearing, written=part.whole)
             except ContextOverflow:  # enlarged ones are too long: nothing is known of any
-                return tuple(_verdict(name, (), (), least) for name in names)
+                return tuple(_verdict(name, (), (), least, level) for name in names)
             for (name, _), logprob in zip(asked, judged.logprob, strict=True):
                 found[name].append(logprob)
-    return tuple(_verdict(name, before[name], after[name], least) for name in names)
+    return tuple(_verdict(name, before[name], after[name], least, level) for name in names)
 
 
 def kept(recipe: Recipe, verdicts: Sequence[Carried]) -> Recipe:
@@ -107,11 +111,17 @@ def kept(recipe: Recipe, verdicts: Sequence[Carried]) -> Recipe:
     return replace(recipe, augmentations=check_names({*recipe.augmentations, *held} - broken))
 
 
-def _verdict(name: str, before: Sequence[float], after: Sequence[float], least: float) -> Carried:
+def _verdict(
+    name: str, before: Sequence[float], after: Sequence[float], least: float, level: float
+) -> Carried:
     if len(before) < FEWEST:
         return Carried(name, len(before), None, name not in DOUBTED)
-    change = mean(b - a for a, b in zip(before, after, strict=True))
-    return Carried(name, len(before), change, change > least)
+    changes = [b - a for a, b in zip(before, after, strict=True)]
+    change = mean(changes)
+    if name not in DOUBTED:
+        return Carried(name, len(before), change, change > least)
+    low = lower_bound(changes, level)
+    return Carried(name, len(before), change, low > least, low)
 
 
 def _turned(task: Task, d: Demonstration, name: str, rng: random.Random) -> Demonstration | None:

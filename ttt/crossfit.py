@@ -10,12 +10,14 @@ followed, and a fraction where it is not. A training without a probe begins alik
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import mean, stdev
 
 from ttt.engine import Bench, Engine
 from ttt.errors import Cancelled, TaskError
@@ -27,6 +29,18 @@ from ttt.train import Beginning, TrainReport, TrainRequest, TrainStep, average, 
 
 MIN_DEMONSTRATIONS = 4
 """With fewer, a half has one demonstration and nothing can be learned from its order."""
+
+LEVEL = 0.10
+"""Chance of being taken in by evidence on a task, at most: that a recipe which is no better replaces the default, or that an
+augmentation which does not hold is trained with. Divided by how many are tried."""
+
+
+def lower_bound(changes: Sequence[float], level: float) -> float:
+    """One-sided lower bound of the mean at confidence 1 − `level`, by Student's t."""
+    from scipy.special import stdtrit
+
+    n = len(changes)
+    return mean(changes) - float(stdtrit(n - 1, 1 - level)) * stdev(changes) / math.sqrt(n)
 
 
 @dataclass(frozen=True, slots=True)

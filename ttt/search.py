@@ -38,7 +38,7 @@ from statistics import mean, stdev
 
 from ttt.candidates import DEFAULT, candidates
 from ttt.carry import Carried, carry, checked, kept, undoubted
-from ttt.crossfit import CrossFitResult, Fold, folds, judge_folds
+from ttt.crossfit import LEVEL, CrossFitResult, Fold, folds, judge_folds, lower_bound
 from ttt.engine import Bench, Engine
 from ttt.entrant import Entrant, StepTokens
 from ttt.errors import Cancelled, TrainingFailed
@@ -48,8 +48,6 @@ from ttt.recipes import Recipe, as_written
 from ttt.task import Task
 from ttt.train import Beginning, TrainStep
 
-LEVEL = 0.10
-"""Share of tasks in which a recipe that is no better may replace the default, at most."""
 HINTED_SHARE = 0.5
 """Of what held-out demonstrations as they are have gained, what transformed ones must gain where rows have index hints."""
 TAIL = 0.25
@@ -139,14 +137,6 @@ def rungs(recipe: Recipe) -> tuple[int, ...]:
         found.append(step)
         step *= 2
     return tuple(dict.fromkeys(found))
-
-
-def lower_bound(changes: Sequence[float], level: float) -> float:
-    """One-sided lower bound of the mean at confidence 1 − `level`, by Student's t."""
-    from scipy.special import stdtrit
-
-    n = len(changes)
-    return mean(changes) - float(stdtrit(n - 1, 1 - level)) * stdev(changes) / math.sqrt(n)
 
 
 def pays(before: Sequence[float], after: Sequence[float]) -> bool:
@@ -422,7 +412,12 @@ def lasting(recipe: Recipe, steps: int, taken: int) -> Recipe:
 
 def _why_without(verdicts: Sequence[Carried]) -> str:
     out = [v for v in verdicts if not v.kept]
-    broken = [f"{v.augmentation} ({v.change:+.3f} nats per token)" for v in out if v.change is not None]
+    broken = [
+        f"{v.augmentation} ({v.change:+.3f} nats per token"
+        + (")" if v.low is None else f", lower bound {v.low:+.3f})")
+        for v in out
+        if v.change is not None
+    ]
     unjudged = [v.augmentation for v in out if v.change is None]
     said = (
         [f"What was learned does not carry over under {', '.join(broken)}, or not far enough: left out."]

@@ -180,7 +180,9 @@ def test_twenty_two_families_without_harm_are_just_enough_for_a_tenth() -> None:
 
 @pytest.mark.parametrize("n", [12, 80])
 def test_p_values_and_their_order_are_those_of_mapie(n: int) -> None:
-    losses = np.linspace(0.0031, 0.8969, 19)  # n times none is whole: MAPIE's ceiling takes rounding for one more
+    losses = np.linspace(
+        0.0031, 0.8969, 19
+    )  # n times none is whole: MAPIE's ceiling takes rounding for one more
     allowed = np.array([0.1, 0.35, 0.6])
     theirs = compute_hoeffding_bentkus_p_value(losses, n, allowed)
     ours = [[hoeffding_bentkus(float(loss), n, a) for a in allowed] for loss in losses]

@@ -54,10 +54,11 @@ def test_keys_in_a_longer_store_are_as_keys_by_themselves(queries: int) -> None:
     """As in decoding, where a store has room for what comes."""
     q, k, v = heads(50)
     allowed = torch.rand(queries, 50, generator=torch.Generator().manual_seed(2)) < 0.9
-    stored = [torch.cat((t, torch.full_like(t, torch.nan)), 1)[:, :50] for t in (k, v)]
-    assert not stored[0].is_contiguous()
+    stored_k, stored_v = (torch.cat((t, torch.full_like(t, torch.nan)), 1)[:, :50] for t in (k, v))
+    assert not stored_k.is_contiguous()
     blocks = masked(allowed, q.dtype, q.device)
-    assert close(attend(q[:queries], *stored, SCALE, blocks), attend(q[:queries], k, v, SCALE, blocks))
+    found = attend(q[:queries], stored_k, stored_v, SCALE, blocks)
+    assert close(found, attend(q[:queries], k, v, SCALE, blocks))
 
 
 def test_packed_sequences_look_only_at_their_own_keys_and_at_what_they_share() -> None:

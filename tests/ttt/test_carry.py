@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mean
+from typing import Any
 
 import pytest
 
 from tests.ttt.conftest import SMALL
 from ttt import carry as carrying
 from ttt.carry import CHECKED, Carried, carry, checked, kept, undoubted
-from ttt.crossfit import folds
+from ttt.crossfit import folds, lower_bound
 from ttt.engine import Engine
 from ttt.errors import ContextOverflow
 from ttt.icl import Judged, judge
@@ -66,6 +68,35 @@ def test_what_holds_is_trained_with_and_what_does_not_is_left_out() -> None:
     )
     assert kept(undoubted(DIRECTED, CELLS), found).augmentations == ("order", "symmetry", "shift")
     assert kept(TEXT, ()) == TEXT
+
+
+async def test_what_is_doubted_must_hold_beyond_chance_the_more_so_the_more_is_tried(
+    llama_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mean gain of .1 with a standard error of .07: enough for what seldom breaks a rule; a lower bound above 0 at
+    10 % for one that is doubted, below 0 at 10 % / 2 for one of two."""
+    changes = [0.4, -0.1, 0.1, 0.3, -0.2, 0.1, 0.02, 0.2]
+
+    async def told(_: object, __: object, shown: Sequence[Demonstration], **how: Any) -> Judged:
+        gained = changes[: len(shown)] if how["adapter"] else [0.0] * len(shown)
+        return Judged((False,) * len(shown), tuple(gained))
+
+    monkeypatch.setattr(carrying, "judge", told)
+    halves = folds(DIRECTED, 0)
+    whole = (replace(halves[0], held_out=DIRECTED.demonstrations), replace(halves[1], held_out=()))
+    verdicts = {}
+    for names in (("shift",), ("scale",), ("scale", "tile")):
+        monkeypatch.setattr(
+            carrying, "_turned", lambda task, d, name, rng, first=names[0]: d if name == first else None
+        )
+        found = await carry(llama_engine, DIRECTED, whole, ("a", "b"), names, 0)
+        verdicts[names] = found[0]
+    assert verdicts["shift",].kept and verdicts["shift",].low is None
+    assert all(v.change == pytest.approx(mean(changes)) for v in verdicts.values())
+    one, of_two = verdicts["scale",], verdicts["scale", "tile"]
+    assert one.low == pytest.approx(lower_bound(changes, 0.1)) and lower_bound(changes, 0.1) > 0 and one.kept
+    assert of_two.low == pytest.approx(lower_bound(changes, 0.05)) and lower_bound(changes, 0.05) < 0
+    assert not of_two.kept
 
 
 @pytest.mark.parametrize(("task", "holds"), [(DIRECTED, False), (MIRRORED, True)])

@@ -16,21 +16,19 @@ from tests.ttt.test_crossfit import halves
 from ttt import search as searching
 from ttt.candidates import DEFAULT, Candidate, candidates
 from ttt.carry import Carried, carry
-from ttt.crossfit import Fold, cross_fit, folds, judge_folds
+from ttt.crossfit import LEVEL, Fold, cross_fit, folds, judge_folds, lower_bound
 from ttt.engine import Engine
 from ttt.errors import Cancelled, NonFiniteLoss, TaskError
 from ttt.icl import Judged
 from ttt.measure import TaskSize, task_size
 from ttt.recipes import CELLS, LONG, RECIPES, TEXT, Recipe, as_written
 from ttt.search import (
-    LEVEL,
     LONGEST,
     TAIL,
     Searched,
     Trial,
     best_of,
     lasting,
-    lower_bound,
     pays,
     rungs,
     search,
