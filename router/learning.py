@@ -118,27 +118,24 @@ def _families(opened: Store, unnamed: Sequence[str]) -> dict[str, str]:
     Args:
         unnamed: fingerprints, the first to be asked first.
     """
+    from scipy.cluster.hierarchy import DisjointSet
+
     tasks = {name: opened.episodes.task(name) for name in dict.fromkeys(unnamed)}
     shown = {name: frozenset(task.demonstrations) for name, task in tasks.items()}
-    order = {name: number for number, name in enumerate(shown)}
     having: dict[tuple[str, tuple[str, str]], list[str]] = {}
     for name, demonstrations in shown.items():
         for demonstration in demonstrations:
             having.setdefault((tasks[name].instruction, demonstration), []).append(name)
-    joined = {name: name for name in shown}
-
-    def first(name: str) -> str:
-        while joined[name] != name:
-            name = joined[name]
-        return name
-
+    joined = DisjointSet(shown)
     for name, demonstrations in shown.items():
         some = min(demonstrations, default=None)
         for other in having[tasks[name].instruction, some] if some is not None else ():
             if demonstrations <= shown[other]:
-                early, late = sorted((first(name), first(other)), key=order.__getitem__)
-                joined[late] = early
-    return {name: first(name) for name in shown}
+                joined.merge(name, other)
+    first: dict[str, str] = {}
+    for name in shown:
+        first.setdefault(joined[name], name)
+    return {name: first[joined[name]] for name in shown}
 
 
 def _from_others(episode: EpisodeRow) -> bool:

@@ -50,24 +50,17 @@ def _task(row: TaskRow) -> Task:
 
 
 def _first_of_each(rows: Iterable[TaskRow]) -> list[TaskRow]:
+    from scipy.cluster.hierarchy import DisjointSet
+
     rows = list(rows)
-    joined = list(range(len(rows)))
-
-    def first(i: int) -> int:
-        while joined[i] != i:
-            joined[i] = joined[joined[i]]
-            i = joined[i]
-        return i
-
-    having: dict[tuple[str, str], int] = {}
+    joined, having = DisjointSet(range(len(rows))), dict[tuple[str, str], int]()
     for i, row in enumerate(rows):
         for pair in row.demonstrations:
-            early, late = sorted((first(i), first(having.setdefault(pair, i))))
-            joined[late] = early
+            joined.merge(i, having.setdefault(pair, i))
     chosen: dict[int, TaskRow] = {}
     for i, row in enumerate(rows):
-        if first(i) not in chosen and len(_task(row).demonstrations) >= LEAST:
-            chosen[first(i)] = row
+        if joined[i] not in chosen and len(_task(row).demonstrations) >= LEAST:
+            chosen[joined[i]] = row
     return list(chosen.values())
 
 

@@ -369,6 +369,17 @@ async def test_a_search_that_fails_or_is_cancelled_leaves_nothing(llama_engine: 
     assert await attached(llama_engine) == () and await llama_engine.base_hash() == digest
 
 
+def test_the_size_of_rows_with_hints_is_that_of_their_prompt(llama_engine: Engine) -> None:
+    for width in (9, LONG):
+        size, hinted = (
+            task_size(llama_engine, task, ())
+            for task in (long_rows(width), replace(long_rows(width), indexed=True))
+        )
+        assert size.hinted_tokens == hinted.prefix_tokens > size.prefix_tokens
+        assert size.long_rows == (width == LONG)
+    assert task_size(llama_engine, letters_task(6), ()).hinted_tokens == 0
+
+
 def test_what_a_search_may_cost_is_known_before() -> None:
     size = TaskSize("t", 10, 400, 100, 4.0, 5)
     (text, cells), thorough = RECIPES["auto"], RECIPES["thorough"][0]
