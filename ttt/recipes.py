@@ -211,9 +211,10 @@ _THOROUGH = (replace(_AUTO[0], name="thorough", search=3.0), replace(_AUTO[1], n
 _DIRECT = _derived("direct", form="direct", batch=5)
 """Five single demonstrations a step; the published ablation finds it worse than in-context sequences."""
 _CONTEXT = _derived(
-    "context", form="prefix", learning_rate=3e-3, weight_rms=0.0, steps=40, batch=5, augmentations=("order",)
+    "context", form="prefix", learning_rate=1e-2, weight_rms=0.0, steps=40, batch=5, augmentations=("order",)
 )
-"""Context tuning (arXiv 2507.04221): predicts five demonstrations a step, each hidden from itself. Not measured."""
+"""Context tuning (arXiv 2507.04221): predicts five demonstrations a step, each hidden from itself. At 1e-2 SmolLM2 learns as much
+as at 3e-3, and sooner."""
 _BBH = Recipe(
     "paper-bbh",
     rank=64,
