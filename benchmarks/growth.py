@@ -23,7 +23,7 @@ prepare()
 from fixed_sizes import median, random_batch, timed  # noqa: E402
 from profile_answer import puzzle  # noqa: E402
 
-from ttt import icl  # noqa: E402
+from ttt import icl, judging  # noqa: E402
 from ttt.engine import Bench, Engine  # noqa: E402
 from ttt.gradients import losses, trainable  # noqa: E402
 from ttt.model import load, resolve  # noqa: E402
@@ -50,7 +50,7 @@ def curves(engine: Engine) -> dict[str, dict[int, float]]:
         shown, queries = task(n)
         few = queries[:16]
         seconds("ICL, 16 queries: demonstrations", n, lambda: asyncio.run(icl.answer(engine, shown, few)))  # noqa: B023
-        seconds("leave-one-out: demonstrations", n, lambda: asyncio.run(icl.leave_one_out(engine, shown)))  # noqa: B023
+        seconds("leave-one-out: demonstrations", n, lambda: asyncio.run(judging.leave_one_out(engine, shown)))  # noqa: B023
     shown, queries = task(10)
     for n in (8, 32, 64, 128):
         seconds("ICL: queries", n, lambda: asyncio.run(icl.answer(engine, shown, queries[:n])))  # noqa: B023

@@ -15,7 +15,7 @@ from typing import Any
 
 from fixed_sizes import median
 
-from ttt import icl
+from ttt import judging
 from ttt.crossfit import begins_on_halves, folds
 from ttt.dataset import sequences
 from ttt.engine import Bench, Engine
@@ -112,7 +112,7 @@ class Ours:
 
 def look(engine: Engine, task: Task, items: list[Demonstration], adapter: str | None) -> tuple[float, float]:
     """Loss (nats a token, mean over items) and share answered exactly, of labelled items."""
-    judged = asyncio.run(icl.judge(engine, task, items, adapter=adapter))
+    judged = asyncio.run(judging.judge(engine, task, items, adapter=adapter))
     return -statistics.fmean(judged.logprob), statistics.fmean(judged.correct)
 
 

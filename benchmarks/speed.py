@@ -44,7 +44,7 @@ import reference_ttt as reference  # noqa: E402
 from fixed_sizes import median, peak_memory, sizes, timed  # noqa: E402
 from our_training import look, ours_seconds, reach  # noqa: E402
 
-from ttt import icl  # noqa: E402
+from ttt import icl, judging  # noqa: E402
 from ttt.augment import symbol_alphabet  # noqa: E402
 from ttt.dataset import sequences  # noqa: E402
 from ttt.engine import Engine  # noqa: E402
@@ -66,7 +66,7 @@ LONGER = 2
 def look_saved(engine: Engine, task: Task, items: list[Demonstration], folder: Path) -> tuple[float, float]:
     async def run() -> tuple[float, float]:
         async with engine.adapter(folder) as name:
-            judged = await icl.judge(engine, task, items, adapter=name)
+            judged = await judging.judge(engine, task, items, adapter=name)
             return -statistics.fmean(judged.logprob), statistics.fmean(judged.correct)
 
     return asyncio.run(run())
@@ -196,7 +196,7 @@ def main(arguments: list[str]) -> int:
         items = [Demonstration(item.input, item.output) for item in (rest or list(pools.queries))[:HELD_OUT]]
         row = family(engine, drawn.task, items, source.folder, rounds, rates)
         ask = median(timed(lambda: asyncio.run(icl.answer(engine, drawn.task, drawn.queries)), 1))  # noqa: B023
-        loo = median(timed(lambda: asyncio.run(icl.leave_one_out(engine, drawn.task)), 1))  # noqa: B023
+        loo = median(timed(lambda: asyncio.run(judging.leave_one_out(engine, drawn.task)), 1))  # noqa: B023
         row["held_out"] = len(items)
         row["loo_over_icl"] = loo / ask
         row["our_peak_bytes"] = peak_memory(

@@ -33,7 +33,7 @@ from ttt.carry import undoubted
 from ttt.crossfit import MIN_DEMONSTRATIONS, folds
 from ttt.embedding import EMBEDDING, embed
 from ttt.errors import AdapterError, ContextOverflow
-from ttt.icl import Judged
+from ttt.judging import Judged
 from ttt.recipes import Recipe, as_written, fitting
 from ttt.train import Beginning
 from ttt.warm import Check, attached, begin_at, check, judge_halves, shortened

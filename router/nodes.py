@@ -36,7 +36,7 @@ from ttt.calibrate import answer_calibrated, labels_of
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
 from ttt.errors import AdapterError, Cancelled, ContextOverflow, TrainingFailed
 from ttt.icl import answer as answer_queries
-from ttt.icl import leave_one_out
+from ttt.judging import leave_one_out
 from ttt.measure import task_size
 from ttt.recipes import as_written, fitting, probing
 from ttt.task import clean_task, fingerprint

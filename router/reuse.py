@@ -18,7 +18,7 @@ from router.state import AdapterRef, State
 from store import AdapterKey, AdapterRow, Lease
 from store.errors import AdapterDamaged, NotFound
 from ttt.errors import AdapterError, Cancelled, ContextOverflow
-from ttt.icl import judge
+from ttt.judging import judge
 from ttt.recipes import Recipe, as_written, fitting
 from ttt.task import Demonstration, Task, canonical_text, fingerprint
 

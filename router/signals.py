@@ -10,7 +10,8 @@ from policies.cost import CostModel, Sizes
 from policies.types import Costs, Signals, Situation
 from router.state import State
 from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult
-from ttt.icl import BATCH, BATCH_TOKENS, ICLResult, Judged
+from ttt.icl import BATCH, BATCH_TOKENS, ICLResult
+from ttt.judging import Judged
 from ttt.measure import TaskSize
 from ttt.recipes import Recipe
 from ttt.task import Task

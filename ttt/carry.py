@@ -22,7 +22,7 @@ from ttt.augment import OF_RECTANGLES, check_names, space
 from ttt.crossfit import LEVEL, Fold, lower_bound
 from ttt.engine import Engine
 from ttt.errors import ContextOverflow
-from ttt.icl import judge
+from ttt.judging import judge
 from ttt.recipes import Recipe
 from ttt.task import Demonstration, Task
 

@@ -21,7 +21,7 @@ from statistics import mean, stdev
 
 from ttt.engine import Bench, Engine
 from ttt.errors import Cancelled, TaskError
-from ttt.icl import Judged, judge
+from ttt.judging import Judged, judge
 from ttt.recipes import Recipe, as_written
 from ttt.rounds import all_ended
 from ttt.task import Demonstration, Task

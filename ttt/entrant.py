@@ -10,7 +10,7 @@ from statistics import mean
 from ttt.candidates import Candidate
 from ttt.crossfit import Fold
 from ttt.engine import Bench, Engine, Priority
-from ttt.icl import Judged
+from ttt.judging import Judged
 from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe
 from ttt.rounds import all_ended

@@ -42,7 +42,7 @@ from ttt.crossfit import LEVEL, CrossFitResult, Fold, folds, judge_folds, lower_
 from ttt.engine import Bench, Engine
 from ttt.entrant import Entrant, StepTokens
 from ttt.errors import Cancelled, TrainingFailed
-from ttt.icl import Judged
+from ttt.judging import Judged
 from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe, as_written
 from ttt.task import Task

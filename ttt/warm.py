@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult, Fold
 from ttt.engine import Bench, Engine, Priority
-from ttt.icl import Judged, Prefixes, shown_order
+from ttt.icl import Prefixes, shown_order
+from ttt.judging import Judged
 from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe
 from ttt.train import Beginning

@@ -13,7 +13,8 @@ import pytest
 from policies.learned import Learned
 from router.agent import Router
 from router.metrics import exact
-from ttt.icl import answer, judge
+from ttt.icl import answer
+from ttt.judging import judge
 from ttt.prompts import PromptFormat
 from ttt.task import Demonstration, Query, Task
 

@@ -23,7 +23,8 @@ from router.signals import (
 from router.state import AdapterRef, Request, State
 from tests.router.conftest import OTHER, QUICK, ok_task
 from ttt.crossfit import CrossFitResult
-from ttt.icl import BATCH, Answer, ICLResult, Judged
+from ttt.icl import BATCH, Answer, ICLResult
+from ttt.judging import Judged
 from ttt.measure import TaskSize
 from ttt.task import Demonstration, Query, Task
 from ttt.views import Consistency

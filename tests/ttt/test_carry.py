@@ -16,7 +16,7 @@ from ttt.carry import CHECKED, Carried, carry, checked, kept, undoubted
 from ttt.crossfit import folds, lower_bound
 from ttt.engine import Engine
 from ttt.errors import ContextOverflow
-from ttt.icl import Judged, judge
+from ttt.judging import Judged, judge
 from ttt.recipes import CELLS, RECIPES, TEXT
 from ttt.search import search
 from ttt.task import Demonstration, Task

@@ -13,7 +13,7 @@ from tests.ttt.conftest import SMALL, letters_task
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
 from ttt.engine import Engine
 from ttt.errors import Cancelled, NonFiniteLoss, TaskError
-from ttt.icl import judge
+from ttt.judging import judge
 from ttt.task import Demonstration, Task
 from ttt.train import Beginning, TrainRequest, TrainStep, train_adapter
 

@@ -17,8 +17,9 @@ from ttt import engine as engine_module
 from ttt.decoder import Plain
 from ttt.engine import Bench, Engine, Priority
 from ttt.errors import AdapterError, ModelError
-from ttt.icl import answer, leave_one_out
+from ttt.icl import answer
 from ttt.integrity import parameters_hash
+from ttt.judging import leave_one_out
 from ttt.task import Query
 from ttt.train import TrainRequest, train_adapter
 

@@ -15,7 +15,8 @@ from tests.ttt.conftest import SMALL, babble, letters_task, load_tiny
 from ttt import icl as icl_module
 from ttt.engine import Engine
 from ttt.errors import AdapterError, Cancelled, ContextOverflow
-from ttt.icl import answer, judge, leave_one_out
+from ttt.icl import answer
+from ttt.judging import judge, leave_one_out
 from ttt.model import LoadedModel
 from ttt.prompts import PromptFormat
 from ttt.task import Demonstration, Query, Task

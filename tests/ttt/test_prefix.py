@@ -18,7 +18,8 @@ from ttt.crossfit import cross_fit
 from ttt.dataset import after_prefix, shown_prefix
 from ttt.engine import Bench, Engine
 from ttt.errors import AdapterError, ContextOverflow, TrainingFailed
-from ttt.icl import answer, judge
+from ttt.icl import answer
+from ttt.judging import judge
 from ttt.prefix import FROZEN, Prefix, read_prefix
 from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe

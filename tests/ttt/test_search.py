@@ -19,7 +19,7 @@ from ttt.carry import Carried, carry
 from ttt.crossfit import LEVEL, Fold, cross_fit, folds, judge_folds, lower_bound
 from ttt.engine import Engine
 from ttt.errors import Cancelled, NonFiniteLoss, TaskError
-from ttt.icl import Judged
+from ttt.judging import Judged
 from ttt.measure import TaskSize, task_size
 from ttt.recipes import CELLS, LONG, RECIPES, TEXT, Recipe, as_written
 from ttt.search import (

@@ -15,7 +15,8 @@ from tests.ttt.conftest import SMALL, letters_task, load_tiny
 from tests.ttt.test_icl import plain_tokens
 from ttt.engine import Engine
 from ttt.errors import TaskError
-from ttt.icl import answer, judge, leave_one_out
+from ttt.icl import answer
+from ttt.judging import judge, leave_one_out
 from ttt.measure import task_size
 from ttt.prompts import PromptFormat
 from ttt.task import Demonstration, Query, Task

@@ -15,7 +15,7 @@ from tests.ttt.conftest import SMALL, letters_task
 from ttt.crossfit import CrossFitResult, folds, judge_folds
 from ttt.engine import Bench, Engine
 from ttt.errors import AdapterError
-from ttt.icl import Judged
+from ttt.judging import Judged
 from ttt.recipes import Recipe
 from ttt.task import Demonstration, Task
 from ttt.train import TrainRequest, train_adapter
