@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from ttt.carry import CHECKED
 from ttt.content import content_kind
 from ttt.crossfit import MIN_DEMONSTRATIONS
+from ttt.halving import rungs
 from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe, as_written
-from ttt.search import rungs
 from ttt.task import Query, Task
 
 if TYPE_CHECKING:

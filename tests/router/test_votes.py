@@ -85,7 +85,7 @@ def test_votes_go_without_what_training_has_left_out(
 
     searching = replace(QUICK, name="auto", probe_steps=4, search=1.0)
     monkeypatch.setitem(RECIPES, "auto", (searching, searching))
-    monkeypatch.setattr("ttt.search.carry", found)
+    monkeypatch.setattr("ttt.race.carry", found)
     agent = open_router(recipe="auto")
     for arm in ("train:auto", "reuse:"):
         receipt = agent.ask(CELLS, ["0 0 7"], arm="ttt", votes=3)

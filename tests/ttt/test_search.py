@@ -13,26 +13,19 @@ import pytest
 
 from tests.ttt.conftest import SMALL, letters_task
 from tests.ttt.test_crossfit import halves
+from ttt import race as racing
 from ttt import search as searching
 from ttt.candidates import DEFAULT, Candidate, candidates
 from ttt.carry import Carried, carry
 from ttt.crossfit import LEVEL, Fold, cross_fit, folds, judge_folds, lower_bound
 from ttt.engine import Engine
 from ttt.errors import Cancelled, NonFiniteLoss, TaskError
+from ttt.halving import LONGEST, TAIL, best_of, lasting, pays, rungs
 from ttt.judging import Judged
 from ttt.measure import TaskSize, task_size
+from ttt.race import Searched, Trial
 from ttt.recipes import CELLS, LONG, RECIPES, TEXT, Recipe, as_written
-from ttt.search import (
-    LONGEST,
-    TAIL,
-    Searched,
-    Trial,
-    best_of,
-    lasting,
-    pays,
-    rungs,
-    search,
-)
+from ttt.search import search
 from ttt.task import Demonstration, Task
 from ttt.train import Beginning, TrainRequest, TrainStep, train_adapter
 
@@ -186,7 +179,7 @@ async def test_no_demonstration_is_judged_by_what_has_seen_its_label(
         seen.append(await judge_folds(engine, parts, adapters))
         return seen[-1]
 
-    monkeypatch.setattr(searching, "judge_folds", spy)
+    monkeypatch.setattr(racing, "judge_folds", spy)
     task, changed = letters_task(6, seed=5), 2
     shown = list(task.demonstrations)
     shown[changed] = Demonstration(shown[changed].input, "z z")
@@ -306,7 +299,7 @@ async def test_augmentations_of_rows_with_hints_must_gain_half_of_what_these_do_
         asked.append((parts[0].task.indexed, rest[-1]))
         return await carry(engine, task, parts, *rest)
 
-    monkeypatch.setattr(searching, "carry", noted)
+    monkeypatch.setattr(racing, "carry", noted)
     recipe = replace(ALONE, augmentations=("symmetry",), rows="indexed")
     found = await search(llama_engine, long_rows(9), recipe, 0)
     (trial,) = found.trials
