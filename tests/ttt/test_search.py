@@ -179,7 +179,8 @@ async def test_no_demonstration_is_judged_by_what_has_seen_its_label(
         seen.append(await judge_folds(engine, parts, adapters))
         return seen[-1]
 
-    monkeypatch.setattr(racing, "judge_folds", spy)
+    for module in (searching, racing):
+        monkeypatch.setattr(module, "judge_folds", spy)
     task, changed = letters_task(6, seed=5), 2
     shown = list(task.demonstrations)
     shown[changed] = Demonstration(shown[changed].input, "z z")
