@@ -288,7 +288,7 @@ def fit(
         base_model,
     )
     notes += [
-        f"Outcomes of {len(seen)} families are of the base model {model}, of which it takes {MIN_FAMILIES} to count as known."
+        f"Known of the base model {model}: {len(seen)} of the {MIN_FAMILIES} families that it takes to count as known."
         for model, seen in sorted(families.items())
         if len(seen) < MIN_FAMILIES
     ]

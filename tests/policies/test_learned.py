@@ -150,7 +150,7 @@ def test_a_few_outcomes_do_not_make_a_base_model_known() -> None:
     one, (note,) = fit([*SEEN.rows, *own(1)], base_model="mine")
     assert (
         not one.for_model("mine").base_model_known
-        and "Outcomes of 1 families are of the base model mine" in note
+        and "Known of the base model mine: 1 of the 8 families" in note
     )
     enough, notes = fit([*SEEN.rows, *own(40)], base_model="mine")
     assert enough.for_model("mine").base_model_known and not notes
