@@ -39,7 +39,9 @@ def draw(tuned: Tuned, aim: Aim, folder: Path, *, model: str = "") -> list[Path]
     _aim(axes, aim)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(f"{value:e}")[0] in "25" else "")
+    low, high = axes.get_xlim()
+    digits = "23468" if high < 20 * low else "25"
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in digits else "")
     axes.set_xlabel("seconds of compute per task (log scale)", fontsize=11, color=INK)
     axes.set_ylabel("accuracy (% of queries, mean over families)", fontsize=11, color=INK)
     title = "Accuracy against cost" + (f": {model}" if model else "")
