@@ -48,7 +48,7 @@ CONFIDENCES = (0.999, 0.995, 0.99, 0.975, 0.95, 0.9, 0.8, 0.69, 0.6, 0.5)
 """Tried from the most careful on."""
 MIN_FAMILIES = 8
 MOST_FAMILIES = 1_000_000
-"""More than so many are as good as none that would do."""
+"""A number of families beyond this is told as none."""
 Goal = Literal["accuracy", "budget", "harm"]
 Tunable = Rule | Learned
 
@@ -248,11 +248,9 @@ def _for_accuracy(settings: Sequence[Setting], aim: Aim, n: int) -> tuple[Settin
     if aim.miss is None:
         met = [s for s in settings if s.accuracy[0] >= aim.value]
         if not met:
-            return None, (
-                f"{target[0].upper()}{target[1:]} can't be met: the best setting reached {best.accuracy[0]:.0%} "
-                f"(95 % interval {best.accuracy[1]:.0%} to {best.accuracy[2]:.0%}) on {n} families; "
-                f"{_would_tell(best.accuracy, aim.value, n)}."
-            )
+            reached = f"the best setting reached {best.accuracy[0]:.0%}"
+            seen = f"{reached} (95 % interval {best.accuracy[1]:.0%} to {best.accuracy[2]:.0%})"
+            return None, _not_met(f"{target[0].upper()}{target[1:]}", seen, best.accuracy, aim.value, n)
         chosen = min(met, key=lambda s: s.seconds[0])
         return chosen, f"{target[0].upper()}{target[1:]} was met on {n} families; no guarantee was asked for."
     passed = fixed_sequence(settings, aim.miss)
@@ -277,10 +275,8 @@ def _for_budget(settings: Sequence[Setting], aim: Aim, n: int) -> tuple[Setting 
     least = min(settings, key=lambda s: s.seconds[end])
     if not within:
         what = "its upper bound" if end else "on average"
-        return None, (
-            f"A budget of {aim.value:g} s per task can't be met: the cheapest setting takes {least.seconds[end]:.3g} s "
-            f"({what}) on {n} families; {_would_tell(least.seconds, aim.value, n)}."
-        )
+        seen = f"the cheapest setting takes {least.seconds[end]:.3g} s ({what})"
+        return None, _not_met(f"A budget of {aim.value:g} s per task", seen, least.seconds, aim.value, n)
     chosen = max(within, key=lambda s: (s.accuracy[0], -s.seconds[0]))
     how = "with the interval's upper end" if end else "on average"
     return chosen, f"A budget of {aim.value:g} s per task was kept {how}, on {n} families."
@@ -328,16 +324,20 @@ def _cannot(target: str, n: int, would_do: int | None, seen: str) -> str:
     return f"{target[0].upper()}{target[1:]} can't be met with {n} families ({seen}); {end}."
 
 
-def _would_tell(seen: tuple[float, float, float], wanted: float, n: int) -> str:
-    """How many families would bring `wanted` outside of the interval (mean, low, high) of `n`, whose width goes with one
-    over their root; without them what was seen stays undecided."""
-    mean, low, high = seen
-    if not low <= wanted <= high:
-        return "no number like these would do"
-    gap, reach = abs(wanted - mean), (high - low) / 2
+def _not_met(what: str, seen: str, measured: tuple[float, float, float], wanted: float, n: int) -> str:
+    """That a figure was not reached on `n` families, and whether more of them might show it; `measured` is its mean, low
+    and high. An interval's width goes with one over the root of the number of families."""
+    mean, low, high = measured
+    gap, reach = abs(wanted - mean), high - mean if wanted > mean else mean - low
+    if gap > reach:
+        return f"{what} can't be met: {seen} on {n} families; no number like these would do."
     if gap * math.sqrt(MOST_FAMILIES / n) < reach:
-        return "it lies on the edge, so that no number of families would tell"
-    return f"it is within the interval, and about {max(n + 1, math.ceil(n * (reach / gap) ** 2))} would tell"
+        return f"{what} was not met: {seen} on {n} families, which is as good as that."
+    enough = max(n + 1, math.ceil(n * (reach / gap) ** 2 - 1e-6))
+    return (
+        f"{what} was not met: {seen} on {n} families. That may be chance; about {enough} families would be as likely as "
+        "not to tell."
+    )
 
 
 def _families_needed(p_value: Callable[[int], float], miss: float, start: int) -> int | None:

@@ -55,7 +55,8 @@ class Settings:
     explore_s: float = 0.0
     """Seconds a task, in expectation, for trainings in the shadow of answers, to learn from; 0 explores nothing."""
     auto_revert: bool = False
-    """Whether a policy whose gains stay below its promise is replaced by the one before it, when a router opens."""
+    """Whether a policy whose gains stay below its promise is replaced by the one before it (the shipped one by the
+    built-in rule), when a router opens."""
     reuse: str = "off"
     """off, or near: adapters of like tasks are tried on a task's demonstrations before it is trained on, as answers and
     as beginnings (docs/reuse.md)."""

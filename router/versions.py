@@ -105,39 +105,48 @@ def read(row: PolicyVersionRow) -> Learned:
 def in_force(opened: Store, settings: Settings, *, may_revert: bool = False) -> tuple[Saved, list[str]]:
     """The policy that decides, and notes: the setting's own, else the promoted version, else the shipped one.
 
+    Where the setting `auto_revert` asks for it, one that broke its promise does not decide any more.
+
     Args:
-        may_revert: whether a broken promise is acted on, where the setting `auto_revert` asks for it.
+        may_revert: whether the store may be changed for that: a promoted version then goes out of force.
 
     Raises:
         PolicyError: the one that should decide can't be read; the message says what helps.
     """
-    notes: list[str] = []
-    policy: Saved
+    if settings.policy == "rule":
+        return as_set(Rule(), settings), []
+    if settings.policy != "active":
+        return as_set(load(Path(settings.policy).expanduser()), settings), []
     active = opened.policy_versions.active()
-    if settings.policy not in ("active", "rule"):
-        policy = load(Path(settings.policy).expanduser())
-    elif settings.policy == "rule":
-        policy = Rule()
-    else:
-        try:
-            policy = shipped() if active is None else read(active)
-        except PolicyError as error:
-            raise PolicyError(f"{error} To go on, {REMEDY}.") from error
-        decided = as_set(policy, settings).version
-        acts = settings.auto_revert and (may_revert or active is None)  # nothing is written for the latter
-        promise = realised(opened, decided) if acts else None
-        if promise is not None and promise.below:
-            policy = _instead(opened, active)
-            notes.append(f"{promise.sentence} So {policy.version} decides in place of {decided}.")
-    return as_set(policy, settings), notes
-
-
-def _instead(opened: Store, active: PolicyVersionRow | None) -> Saved:
-    """What decides where a promise was broken: what came before; in place of the shipped policy the built-in rule."""
     if active is None:
-        return Rule()
-    before = revert(opened)
-    return shipped() if before is None else read(find(opened, before))
+        return _unpromoted(opened, settings)
+    try:
+        policy = as_set(read(active), settings)
+    except PolicyError as error:
+        raise PolicyError(f"{error} To go on, {REMEDY}.") from error
+    promise = realised(opened, policy.version) if may_revert and settings.auto_revert else None
+    if promise is None or not promise.below:
+        return policy, []
+    before, notes = revert(opened), list[str]()
+    if before is None:
+        instead, notes = _unpromoted(opened, settings)
+    else:
+        instead = as_set(read(find(opened, before)), settings)
+    return instead, [f"{promise.sentence} So {instead.version} decides in place of {policy.version}.", *notes]
+
+
+def _unpromoted(opened: Store, settings: Settings) -> tuple[Saved, list[str]]:
+    """What decides while no version is promoted: the shipped policy or, where that has broken its promise and
+    `auto_revert` is set, the built-in rule; and why."""
+    try:
+        policy = as_set(shipped(), settings)
+    except PolicyError as error:
+        raise PolicyError(f'{error} To go on, set policy = "rule".') from error
+    promise = realised(opened, policy.version) if settings.auto_revert else None
+    if promise is None or not promise.below:
+        return policy, []
+    rule = as_set(Rule(), settings)
+    return rule, [f"{promise.sentence} So {rule.version} decides in place of {policy.version}."]
 
 
 def as_set(policy: Saved, settings: Settings) -> Saved:
@@ -174,7 +183,7 @@ def promote(
         raise PolicyError(f"{row.version} is in force already.")
     candidate = as_set(read(row), settings)
     assert isinstance(candidate, Learned)
-    incumbent = as_set(shipped() if active is None else read(active), settings)
+    incumbent = _unpromoted(opened, settings)[0] if active is None else as_set(read(active), settings)
     verdict = gate(candidate, incumbent, rows, settings.worth, progress=progress)
     if verdict.promote:
         replaced = None if active is None else active.version

@@ -12,9 +12,10 @@ demonstrations) at 10 % divided by how many such are tried, so that on at most a
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
@@ -48,7 +49,7 @@ class Carried:
     half, nats a token; None where that was not judged: then it is kept unless it is doubted."""
     kept: bool
     low: float | None = None
-    """Lower bound of that change, which one that is doubted is kept by."""
+    """Of one that is doubted, the lower bound of how far that change is above what is asked for."""
 
 
 def checked(task: Task, recipe: Recipe) -> tuple[str, ...]:
@@ -70,7 +71,7 @@ async def carry(
     names: Sequence[str],
     seed: int,
     go_on: Callable[[], None] = lambda: None,
-    least: float = 0.0,
+    least: Mapping[Demonstration, float] | None = None,
 ) -> tuple[Carried, ...]:
     """Judge augmentations by trainings on either half of the task; two passes over each half for all of them.
 
@@ -78,31 +79,34 @@ async def carry(
         adapters: by half, attached.
         names: see `checked`.
         go_on: asked before each pass; what it raises ends the judging.
-        least: gain from which on one holds, nats a token.
+        least: what each demonstration must gain by, at the least, nats a token; 0 where left out.
     """
     before: dict[str, list[float]] = defaultdict(list)
     after: dict[str, list[float]] = defaultdict(list)
+    wanted: dict[str, list[float]] = defaultdict(list)
     level = LEVEL / max(1, sum(name in DOUBTED for name in names))
     rng = random.Random(seed)
     for part, adapter in zip(parts, adapters, strict=True):
         asked = [
-            (name, turned)
+            (name, d, turned)
             for name in names
             for d in part.held_out
             if (turned := _turned(task, d, name, rng)) is not None
         ]
         if not asked:
             continue
-        shown = [turned for _, turned in asked]
+        shown = [turned for _, _, turned in asked]
+        for name, d, _ in asked:
+            wanted[name].append((least or {}).get(d, 0.0))
         for wearing, found in ((None, before), (adapter, after)):
             go_on()
             try:
                 judged = await judge(engine, part.task, shown, adapter=wearing, written=part.whole)
             except ContextOverflow:  # enlarged ones are too long: nothing is known of any
-                return tuple(_verdict(name, (), (), least, level) for name in names)
-            for (name, _), logprob in zip(asked, judged.logprob, strict=True):
+                return tuple(_verdict(name, (), (), (), level) for name in names)
+            for (name, _, _), logprob in zip(asked, judged.logprob, strict=True):
                 found[name].append(logprob)
-    return tuple(_verdict(name, before[name], after[name], least, level) for name in names)
+    return tuple(_verdict(name, before[name], after[name], wanted[name], level) for name in names)
 
 
 def kept(recipe: Recipe, verdicts: Sequence[Carried]) -> Recipe:
@@ -112,16 +116,16 @@ def kept(recipe: Recipe, verdicts: Sequence[Carried]) -> Recipe:
 
 
 def _verdict(
-    name: str, before: Sequence[float], after: Sequence[float], least: float, level: float
+    name: str, before: Sequence[float], after: Sequence[float], wanted: Sequence[float], level: float
 ) -> Carried:
-    if len(before) < FEWEST:
-        return Carried(name, len(before), None, name not in DOUBTED)
     changes = [b - a for a, b in zip(before, after, strict=True)]
-    change = mean(changes)
+    if len(changes) < FEWEST or not all(map(math.isfinite, changes)):
+        return Carried(name, len(changes), None, name not in DOUBTED)
+    above = [change - least for change, least in zip(changes, wanted, strict=True)]
     if name not in DOUBTED:
-        return Carried(name, len(before), change, change > least)
-    low = lower_bound(changes, level)
-    return Carried(name, len(before), change, low > least, low)
+        return Carried(name, len(changes), mean(changes), mean(above) > 0)
+    low = lower_bound(above, level)
+    return Carried(name, len(changes), mean(changes), low > 0, low)
 
 
 def _turned(task: Task, d: Demonstration, name: str, rng: random.Random) -> Demonstration | None:

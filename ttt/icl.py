@@ -13,14 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import TypeVar
 
 from ttt.engine import Bench, Engine, Priority
 from ttt.errors import Cancelled, ContextOverflow
 from ttt.prompts import PromptFormat, Segment, select
 from ttt.task import Query, Task
-
-T = TypeVar("T")
 
 BATCH = 32
 """Queries decoded together at most."""

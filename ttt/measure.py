@@ -95,17 +95,14 @@ def task_size(engine: Engine, task: Task, queries: Sequence[Query]) -> TaskSize:
     )
     segments = [fmt.segment(d) for d in task.demonstrations]
     answers = [len(s.answer) for s in segments]
-    prefix = len(fmt.head()) + sum(map(len, segments))
-    texts = [text for d in task.demonstrations for text in (d.input, d.output)] if hinted.hints else []
-    hints = sum(len(hinted.render(text)) - len(fmt.render(text)) for text in texts)  # a token each
     return TaskSize(
         fmt.template,
         len(segments),
-        prefix,
+        len(fmt.head()) + sum(map(len, segments)),
         sum(len(fmt.asked(q)) for q in queries),
         sum(answers) / len(answers) if answers else 0.0,
         max(answers, default=fmt.max_new_tokens(task)),
         content_kind(task) in ("grid", "sequence"),
-        prefix + hints if hints else 0,
+        len(hinted.head()) + sum(len(hinted.segment(d)) for d in task.demonstrations) if hinted.hints else 0,
         as_written(task, "long-indexed").indexed,
     )

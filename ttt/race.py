@@ -133,8 +133,12 @@ class Race:
         if not names:
             return ()
         # With index hints all demonstrations gain by the letters, which way ever the rule goes.
-        gained = max(0.0, chosen.mean - mean(self.base.logprob))
-        least = HINTED_SHARE * gained if self.hinted else 0.0
+        gained = [after - before for before, after in zip(self.base.logprob, chosen.logprob, strict=True)]
+        least = (
+            {d: HINTED_SHARE * gain for d, gain in zip(self.task.demonstrations, gained, strict=True)}
+            if self.hinted and mean(gained) > 0
+            else None
+        )
         found = await carry(
             self.engine, self.task, self.parts, chosen.adapters, names, self.seed, self.go_on, least
         )

@@ -18,6 +18,7 @@ from router.cli.render import columns, moment
 if TYPE_CHECKING:
     from policies.outcomes import TaskOutcome
     from policies.persist import Saved
+    from router.settings import Settings
     from store import Store
 
 app = typer.Typer(
@@ -210,23 +211,26 @@ def show(version: Version, data_dir: DataDir = None, as_json: Json = False) -> N
                 ),
             ]
         if not Path(version).is_file():
-            lines += _standing(opened, policy)
-            promise = realised(opened, as_set(policy, settings_of(data_dir=data_dir)).version)
+            settings = settings_of(data_dir=data_dir)
+            lines += _standing(opened, policy, settings)
+            promise = realised(opened, as_set(policy, settings).version)
             said = promise.sentence if promise else "too few trained tasks were judged to say."
             lines.append(("promise", said))
         print("\n".join(columns(lines)))
 
 
-def _standing(opened: Store, policy: Saved) -> list[tuple[str, str]]:
+def _standing(opened: Store, policy: Saved, settings: Settings) -> list[tuple[str, str]]:
     """Whether a policy of the store, or the shipped one, is in force, and why."""
-    stored = {row.version: row for row in opened.policy_versions.list()}
-    if policy.version not in stored:
-        decides = not any(row.active for row in stored.values())
+    from router.versions import as_set, in_force
+
+    row = next((row for row in opened.policy_versions.list() if row.version == policy.version), None)
+    if row is None:
+        decides = in_force(opened, settings)[0].version
+        own = decides == as_set(policy, settings).version
         return [
-            ("in force", "yes, until a version is promoted" if decides else "no"),
+            ("in force", "yes, until a version is promoted" if own else f"no, {decides} decides"),
             ("comes from", "the outcomes that are shipped with the package"),
         ]
-    row = stored[policy.version]
     lines = [("in force", "yes" if row.active else "no")]
     promotion: Mapping[str, Any] = row.payload.get("promotion") or {}
     if promotion:

@@ -58,7 +58,7 @@ def tune(
     """Choose the policy's setting for an accuracy, a budget, or a bound on harm.
 
     Every setting is tried on the recorded tasks. Exit code 8 when what was asked for can't be met; the
-    sentence says how many families would do.
+    sentence says how many families would do, or would tell.
 
     \b
     Examples:

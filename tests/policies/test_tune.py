@@ -20,7 +20,16 @@ from policies.learned import fit
 from policies.outcomes import TaskOutcome
 from policies.replay import replay
 from policies.rule import Rule
-from policies.tune import CONFIDENCES, Aim, Setting, binomial_tail, fixed_sequence, hoeffding_bentkus, tune
+from policies.tune import (
+    CONFIDENCES,
+    Aim,
+    Setting,
+    _not_met,
+    binomial_tail,
+    fixed_sequence,
+    hoeffding_bentkus,
+    tune,
+)
 from tests.policies.simulated import TRAIN, simulate
 
 POLICY, _ = fit(simulate(100, 2, seed=1).rows)
@@ -68,14 +77,29 @@ def test_what_few_families_leave_open_says_how_many_would_tell() -> None:
     few = fresh(20, seed=5)
     best = max(s.accuracy for s in tune(POLICY, few, Aim("accuracy", 0.99)).settings)
     near = tune(POLICY, few, Aim("accuracy", (best[0] + best[2]) / 2))
-    told = re.search(r"within the interval, and about (\d+) would tell", near.sentence)
-    assert near.chosen is None and told is not None and int(told[1]) > 20
-    assert int(told[1]) == pytest.approx(20 * ((best[2] - best[1]) / (best[2] - best[0])) ** 2, abs=1.0)
-    assert "no number like these would do" in tune(POLICY, few, Aim("accuracy", 0.99)).sentence
+    assert near.chosen is None and "was not met: the best setting reached" in near.sentence
+    told = re.search(r"about (\d+) families would be as likely as not to tell", near.sentence)
+    assert told is not None and int(told[1]) == 80, "half of the way to the end takes four times as many"
     least = min(s.seconds for s in tune(POLICY, few, Aim("budget", 1000.0)).settings)
-    narrow = tune(POLICY, few, Aim("budget", (least[0] + least[2]) / 2, delta=0.1))
-    assert narrow.chosen is None and "would tell" in narrow.sentence
+    end = least[0] + (least[2] - least[0]) / 3  # its upper end is to come there
+    narrow = tune(POLICY, few, Aim("budget", end, delta=0.1))
+    assert narrow.chosen is None and "about 180 families" in narrow.sentence
+    assert "can't be met" in tune(POLICY, few, Aim("budget", 0.5)).sentence
     assert "no number like these would do" in tune(POLICY, few, Aim("budget", 0.5)).sentence
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (0.5, "as good as that"),
+        (0.6, "about 90 families"),  # the upper side is three times as far off
+        (0.45, "about 40 families"),  # the lower one twice
+        (0.81, "no number like these"),
+        (0.39, "no number like these"),
+    ],
+)
+def test_of_a_skewed_interval_the_side_that_matters_counts(wanted: float, told: str) -> None:
+    assert told in _not_met("It", "it was", (0.5, 0.4, 0.8), wanted, 10)
 
 
 def test_a_guaranteed_target_leaves_a_margin_or_says_how_many_families_would_do() -> None:

@@ -168,6 +168,10 @@ def test_the_shipped_policy_keeps_its_promise_too_or_the_rule_decides(
     decides, notes = in_force(opened, Settings(auto_revert=True))
     assert decides == Rule()
     assert "below the promise" in notes[0] and f"decides in place of {own.version}" in notes[0]
+    policy, _ = save_fitted(opened, SEEN[:100])
+    assert promote(opened, policy.version, fresh(20), Settings(auto_revert=True))[1].reason.count(
+        Rule().version
+    )
 
 
 def test_a_confidence_of_the_settings_does_not_hide_a_broken_promise(opened: Store) -> None:
@@ -317,6 +321,8 @@ def test_the_shipped_policy_is_shown_and_compared_like_any_other(
         and "120 rows of 60 families" in shown.out
         and "yes, until a version is promoted" in shown.out
     )
+    monkeypatch.setenv("TTT_ROUTER_POLICY", "rule")
+    assert f"no, {Rule().version} decides" in run("policy", "show", own.version).out
     assert run("policy", "diff", own.version[:14], own.version).out == "They do not differ.\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 from typing import Any
@@ -294,7 +294,7 @@ def test_only_long_rows_are_written_with_index_hints_and_halves_as_the_whole() -
 async def test_augmentations_of_rows_with_hints_must_gain_half_of_what_these_do_as_they_are(
     llama_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[bool, float]] = []
+    asked: list[tuple[bool, Mapping[Demonstration, float] | None]] = []
 
     async def noted(engine: Engine, task: Task, parts: tuple[Fold, Fold], *rest: Any) -> tuple[Carried, ...]:
         asked.append((parts[0].task.indexed, rest[-1]))
@@ -305,14 +305,17 @@ async def test_augmentations_of_rows_with_hints_must_gain_half_of_what_these_do_
     found = await search(llama_engine, long_rows(9), recipe, 0)
     (trial,) = found.trials
     assert trial.logprob_after is not None
-    gain = max(0.0, trial.logprob_after - trial.logprob_before)
+    assert trial.logprob_after > trial.logprob_before
     as_asked = await judge_folds(llama_engine, folds(long_rows(9), 0), (None, None))
     assert found.evidence.logprob_before == as_asked.logprob, "what in-context learning would have said"
     assert trial.logprob_before != pytest.approx(mean(as_asked.logprob))
     await search(llama_engine, long_rows(9), replace(recipe, rows="plain"), 0)
-    assert asked == [(True, pytest.approx(gain / 2)), (False, 0.0)] and found.recipe.rows == "indexed"
+    (hinted, least), plain = asked
+    assert hinted and least is not None and plain == (False, None) and found.recipe.rows == "indexed"
+    assert mean(least.values()) == pytest.approx((trial.logprob_after - trial.logprob_before) / 2)
     (mirrored,) = found.augmentations
-    assert mirrored.change is not None and mirrored.kept is (mirrored.change > gain / 2)
+    assert mirrored.change is not None and mirrored.low is not None
+    assert mirrored.low < mirrored.change - mean(least.values()) and mirrored.kept is (mirrored.low > 0)
 
 
 async def test_a_better_recipe_replaces_the_default(
