@@ -95,19 +95,19 @@ class GainModel:
         low = share - (self.probe_z if signals.probed else self.prior_z) * sd
         return Gain(room * _clip(share), room * _clip(low), room * self.optimistic_share, room)
 
-    def estimate_reuse(self, signals: Signals, checked: bool = False) -> Gain:
-        """Gain of answering with a checked adapter that exists already.
+    def estimate_reuse(self, signals: Signals, checked: Signals | None = None) -> Gain:
+        """Gain of answering with an adapter that exists already and has passed its check.
 
         Args:
-            checked: the probe's signals are those of its check; they then say what it wins, with nothing to be
+            checked: the signals with that check as their probe; they then say what it wins, with nothing to be
                 extrapolated as from a short training.
 
         Raises:
             PolicyError: `checked`, but one of these signals is missing.
         """
-        room = headroom(signals)
-        if checked:
-            share, sd = replace(self, logprob_weight=1.0)._from_probe(signals)
+        room = headroom(signals if checked is None else checked)
+        if checked is not None:
+            share, sd = replace(self, logprob_weight=1.0)._from_probe(checked)
             low = _clip(share - self.probe_z * sd)
             return Gain(room * _clip(share), room * low, room * self.optimistic_share, room)
         return Gain(room * self.reuse_share, room * self.reuse_share_low, room * self.optimistic_share, room)

@@ -140,7 +140,7 @@ class Learned:
 
     def _reuse(self, situation: Situation, arm: ArmName) -> _Option:
         gain, seconds = (
-            self.rule.gain.estimate_reuse(situation.signals, situation.reuse_checked),
+            self.rule.gain.estimate_reuse(situation.signals, situation.checked),
             further_seconds(situation, arm),
         )
         net = gain.low * _value(situation) - seconds
@@ -215,7 +215,7 @@ class Learned:
             f"{best.arm} is expected to add {best.expected:.2f} (at least {best.low:.2f}, "
             f"{self.confidence:.0%} sure) correct answers per query over {queries}, learned from "
             f"{len(self.provenance.families)} families; it costs {best.seconds:.3g} s, worth "
-            f"{situation.worth_s:g} s per correct answer: break-even {_breakeven(situation, best.seconds):.2f}."
+            f"{situation.worth_s:g} s per correct answer: break-even {_breakeven(situation, best.seconds):.3g}."
         )
         if best.stage is None:
             text = text.replace(

@@ -77,7 +77,7 @@ class Rule:
         choices: list[tuple[float, ArmName, Gain]] = []
         if reuse is not None:
             choices.append(
-                self._choice(situation, reuse, self.gain.estimate_reuse(signals, situation.reuse_checked))
+                self._choice(situation, reuse, self.gain.estimate_reuse(signals, situation.checked))
             )
         if train is not None and not why_not:
             choices.append(self._choice(situation, train, self.gain.estimate(signals)))
@@ -107,7 +107,7 @@ class Rule:
         if reuse is not None:
             sure_s = max(
                 0.0,
-                self._choice(situation, reuse, self.gain.estimate_reuse(signals, situation.reuse_checked))[0],
+                self._choice(situation, reuse, self.gain.estimate_reuse(signals, situation.checked))[0],
             )
         best_s = best * _expected_queries(situation) * situation.worth_s
         return best_s - (costs.probe_s + costs.train_s + costs.answer_s) > sure_s
@@ -119,7 +119,7 @@ class Rule:
         return (
             f"training could add at best {best:.2f} correct answers per query over {_queries(n)}; "
             f"probe, training and answer cost {seconds:.3g} s, worth {situation.worth_s:g} s per correct "
-            f"answer: break-even {_breakeven(situation, seconds):.2f}"
+            f"answer: break-even {_breakeven(situation, seconds):.3g}"
         )
 
     def _harm(self, situation: Situation) -> str:
@@ -148,7 +148,7 @@ class Rule:
         return (
             f"{_sentence(what)} is expected to add {gain.expected:.2f} (at least {gain.low:.2f}) correct "
             f"answers per query over {_queries(n)}; it costs {seconds:.3g} s, worth {situation.worth_s:g} s "
-            f"per correct answer: break-even {_breakeven(situation, seconds):.2f}."
+            f"per correct answer: break-even {_breakeven(situation, seconds):.3g}."
         )
 
     def _probe(self, situation: Situation) -> Decision:

@@ -98,9 +98,9 @@ class Situation:
     probe_feasible: bool
     worth_s: float
     """Seconds of compute that one more correct answer is worth."""
-    reuse_checked: bool = False
-    """Whether what the signals call the probe is the check of the very adapter that may be reused, on demonstrations
-    that it has not seen; training then begins at it."""
+    checked: Signals | None = None
+    """The signals with the check of the adapter that may be reused in place of a probe, on the demonstrations that it has
+    not seen; None where none may be, or one demonstration has judged it."""
 
 
 @dataclass(frozen=True, slots=True)

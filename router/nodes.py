@@ -76,7 +76,7 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """An adapter for exactly this task, or else one of a subset of its demonstrations, checked on the rest."""
     request, started = state["request"], time.perf_counter()
     adapters, notes = runtime.context.store.adapters, []
-    hit = candidate = None
+    hit = candidate = checked = None
     steps = []
     if request.arm in ("auto", "ttt") and state["task"].demonstrations:
         for key in adapter_keys(state, runtime.context):
@@ -96,9 +96,15 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
                 break
         steps.append(Step("look-up", time.perf_counter() - started, {"hit": hit is not None}))
         if hit is None and request.arm == "auto":
-            candidate, more = await subset_candidate(state, runtime.context)
+            candidate, checked, more = await subset_candidate(state, runtime.context)
             steps += more
-    update: dict[str, Any] = {"hit": hit, "candidate": candidate, "steps": steps, "notes": notes}
+    update: dict[str, Any] = {
+        "hit": hit,
+        "candidate": candidate,
+        "checked": checked,
+        "steps": steps,
+        "notes": notes,
+    }
     if hit is not None:
         update |= {"arm": f"reuse:{hit.content_hash[:12]}", "adapter": hit.content_hash}
     return update

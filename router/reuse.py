@@ -17,6 +17,7 @@ from router.receipt import Step
 from router.state import AdapterRef, State
 from store import AdapterKey, AdapterRow, Lease
 from store.errors import AdapterDamaged, NotFound
+from ttt.crossfit import CrossFitResult
 from ttt.errors import AdapterError, Cancelled, ContextOverflow
 from ttt.judging import judge
 from ttt.recipes import Recipe, as_written, fitting
@@ -111,18 +112,21 @@ def demonstration_hashes(task: Task) -> tuple[str, ...]:
     return tuple(fingerprint(Task((d,), task.instruction)) for d in task.demonstrations)
 
 
-async def subset_candidate(state: State, context: Context) -> tuple[AdapterRef | None, list[Step]]:
-    """An accepted adapter of fewer of these demonstrations that does better than the base on the others."""
+async def subset_candidate(
+    state: State, context: Context
+) -> tuple[AdapterRef | None, CrossFitResult | None, list[Step]]:
+    """An accepted adapter of fewer of these demonstrations that does better than the base on the others, and how well both
+    do there."""
     task, started = state["task"], time.perf_counter()
     hashes = demonstration_hashes(task)
     revision, template = context.engine.loaded.revision, state["size"].template
     rows = [r for r in context.store.adapters.find_subset(hashes, revision, template) if r.accepted]
     if not rows:
-        return None, []
+        return None, None, []
     row = rows[0]
     ref, notes = verified(row, context)
     if ref is None:
-        return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": notes[0]})]
+        return None, None, [Step("reuse-check", time.perf_counter() - started, {"skipped": notes[0]})]
     known, unseen = _split(task.demonstrations, hashes, row.demonstration_hashes)
     part = as_written(replace(task, demonstrations=known), ref.rows)
     try:
@@ -130,7 +134,7 @@ async def subset_candidate(state: State, context: Context) -> tuple[AdapterRef |
             base = await judge(context.engine, replace(part, indexed=False), unseen, adapter=None)
             tried = await judge(context.engine, part, unseen, adapter=name)
     except (AdapterError, ContextOverflow) as error:
-        return None, [Step("reuse-check", time.perf_counter() - started, {"skipped": str(error)})]
+        return None, None, [Step("reuse-check", time.perf_counter() - started, {"skipped": str(error)})]
     better = sum(tried.logprob) > sum(base.logprob) and sum(tried.correct) >= sum(base.correct)
     better = better and in_use(row, context)
     detail = {
@@ -141,7 +145,10 @@ async def subset_candidate(state: State, context: Context) -> tuple[AdapterRef |
         "passed": better,
     }
     step = Step("reuse-check", time.perf_counter() - started, detail)
-    return (ref if better else None), [step]
+    if not better:
+        return None, None, [step]
+    found = CrossFitResult(base.correct, tried.correct, base.logprob, tried.logprob, tokens=0, train_s=0.0)
+    return ref, found, [step]
 
 
 def _split(

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from policies.cost import CostModel, Sizes
 from policies.types import Costs, Signals, Situation
-from router.state import State
+from router.state import AdapterRef, State
 from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult
 from ttt.icl import BATCH, BATCH_TOKENS, ICLResult
 from ttt.judging import Judged
@@ -105,8 +105,10 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     training_s = (expected.probe_s if judged_first else 0.0) + expected.train_s
     trains = n > 0 and request.when == "wait" and training_s + expected.answer_s < remaining_s
     feasible = ["icl" if n else "zero-shot"]
-    candidate, start = state.get("candidate"), state.get("start")
+    candidate = state.get("candidate")
+    checked = None
     if candidate is not None:
+        checked = _checked(state, candidate)
         feasible.append(f"reuse:{candidate.content_hash[:12]}")
     if trains or request.arm == "ttt":
         feasible.append(f"train:{recipe.name}")
@@ -116,7 +118,15 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
         feasible=tuple(feasible),
         probe_feasible=trains and judged_first,
         worth_s=request.worth_s,
-        reuse_checked=candidate is not None
-        and start is not None
-        and start.adapters == (candidate.content_hash,),
+        checked=checked,
     )
+
+
+def _checked(state: State, candidate: AdapterRef) -> Signals | None:
+    """The signals with the candidate's own check as their probe, where more than one demonstration has judged it."""
+    start, evidence = state.get("start"), state.get("checked")
+    if start is not None and start.adapters == (candidate.content_hash,):
+        return state["signals"]
+    if evidence is None or len(evidence.logprob_after) < 2:
+        return None
+    return with_probe(replace(state["signals"], n_demonstrations=len(evidence.logprob_after)), evidence)

@@ -90,6 +90,8 @@ class State(TypedDict, total=False):
     candidate: AdapterRef | None
     """An adapter of a subset of the demonstrations, or of a like task, that passed its check on those it has not
     seen."""
+    checked: CrossFitResult | None
+    """How well that adapter, of a subset, and the base model do on the others."""
     embedding: tuple[float, ...]
     """Where the task lies among others; see `ttt.embedding`."""
     solved: bool

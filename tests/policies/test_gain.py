@@ -109,10 +109,10 @@ def test_gains_never_leave_the_headroom(
 
 def test_the_check_of_the_adapter_itself_says_what_reusing_it_wins() -> None:
     model = GainModel()
-    blind, checked = model.estimate_reuse(probed()), model.estimate_reuse(probed(), checked=True)
+    blind, checked = model.estimate_reuse(probed()), model.estimate_reuse(probed(), probed())
     assert checked.expected > blind.expected and checked.low > blind.low
     assert checked.expected < model.estimate(probed()).expected, "a short training wins more than it shows"
     worse = probed(probe_logprob_after=-1.5, probe_accuracy_after=0.0)
-    assert model.estimate_reuse(worse, checked=True).low < 0
+    assert model.estimate_reuse(probed(), worse).low < 0
     with pytest.raises(PolicyError, match="probe_accuracy_after unmeasured"):
-        model.estimate_reuse(probed(probe_accuracy_after=None), checked=True)
+        model.estimate_reuse(probed(), probed(probe_accuracy_after=None))

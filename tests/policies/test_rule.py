@@ -58,7 +58,7 @@ def test_the_reason_gives_gain_queries_cost_worth_and_breakeven() -> None:
     gain = f"{decision.expected_gain:.2f} (at least {decision.expected_gain_low:.2f})"
     assert decision.reason == (
         f"Training is expected to add {gain} correct answers per query over 32 queries; "
-        "it costs 60 s, worth 30 s per correct answer: break-even 0.06."
+        "it costs 60 s, worth 30 s per correct answer: break-even 0.0625."
     )
     assert 0.0 < decision.expected_gain_low < decision.expected_gain < 1.0
     assert decision.expected_cost_s == 60.0
@@ -80,7 +80,7 @@ def test_a_probe_says_what_it_costs_and_forced_steps_have_propensity_one() -> No
 def test_staying_because_nothing_could_pay_names_the_best_case() -> None:
     decision = RULE.decide(situation(signals(n_queries=1)))
     assert "at best 0.75 correct answers per query over 1 query" in decision.reason
-    assert "break-even 2.40: icl answers" in decision.reason
+    assert "break-even 2.4: icl answers" in decision.reason
     assert (decision.expected_gain, decision.expected_cost_s) == (0.0, 0.0)
     assert decision.details["gain_optimistic"] == pytest.approx(0.75)
 
@@ -222,10 +222,10 @@ def test_more_queries_or_a_larger_worth_never_turn_train_into_stay(
 def test_an_adapter_whose_check_shows_what_it_wins_answers_few_queries_and_is_trained_on_for_many() -> None:
     costs = Costs(probe_s=12.0, train_s=20.0, answer_s=1.0)
     evidence = probed(n_queries=1)
-    few = situation(evidence, feasible=("icl", REUSE, TRAIN), costs=costs, reuse_checked=True)
+    few = situation(evidence, feasible=("icl", REUSE, TRAIN), costs=costs, checked=evidence)
     assert Rule().decide(few).arm == REUSE
-    assert Rule().decide(replace(few, reuse_checked=False, feasible=("icl", TRAIN))).arm == "icl"
+    assert Rule().decide(replace(few, checked=None, feasible=("icl", TRAIN))).arm == "icl"
     many = replace(few, signals=probed(n_queries=1000))
     assert Rule().decide(many).arm == TRAIN
     harmful = probed(probe_logprob_after=-1.5, probe_accuracy_after=0.0)
-    assert Rule().decide(replace(few, signals=harmful)).arm == "icl"
+    assert Rule().decide(replace(few, signals=harmful, checked=harmful)).arm == "icl"

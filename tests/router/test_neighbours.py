@@ -188,7 +188,7 @@ def test_a_policy_gets_to_see_the_check_and_takes_the_adapter(open_near: OpenRou
     (tried,) = detail(second, "neighbours")["tried"]
     assert second.signals["probe_logprob_after"] == pytest.approx(tried["logprob_after"])
     last = policy.seen[-1]
-    assert last.reuse_checked and not last.probe_feasible and not policy.seen[0].reuse_checked
+    assert last.checked == last.signals and not last.probe_feasible and policy.seen[0].checked is None
     assert len(last.feasible) == 3 and last.costs.train_s < policy.seen[-2].costs.train_s, (
         "what is left to do"
     )

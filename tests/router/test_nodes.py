@@ -176,6 +176,24 @@ def test_the_adapter_of_fewer_demonstrations_is_checked_on_the_others_and_reused
     assert "train" not in step_names(got) and step_names(got)[-1] == "answer"
 
 
+@pytest.mark.parametrize("more", [1, 2])
+def test_what_the_check_of_such_an_adapter_shows_is_what_reusing_it_promises(
+    open_router: OpenRouter, more: int
+) -> None:
+    """One demonstration has no spread, so that nothing is concluded from it."""
+    open_router(policy=TRUSTING).ask(TASK, QUERIES)
+    policy = Watching()
+    got = open_router(policy=policy).ask(ok_task(6 + more), QUERIES)
+    check, checked = detail(got, "reuse-check"), policy.seen[0].checked
+    if more == 1:
+        assert check["passed"] and checked is None
+        return
+    assert checked is not None and checked.n_demonstrations == 2
+    assert checked.probe_logprob_before == pytest.approx(check["logprob_base"])
+    assert checked.probe_logprob_after == pytest.approx(check["logprob_adapter"])
+    assert not policy.seen[0].signals.probed, "the task's own probe is still to come"
+
+
 def test_an_adapter_that_does_worse_on_the_others_is_not_feasible(open_router: OpenRouter) -> None:
     small = open_router(policy=TRUSTING).ask(TASK, QUERIES)
     unlike = tuple(Demonstration(x, "::::::::") for x in ("mn", "op"))
