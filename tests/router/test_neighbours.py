@@ -37,7 +37,7 @@ WORDS = Recipe(
 def open_near(open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch) -> OpenRouter:
     monkeypatch.setitem(RECIPES, "words", (WORDS, WORDS))
     monkeypatch.setattr("ttt.warm.LITTLE", 0.02)
-    monkeypatch.setattr("ttt.warm.SOLVED", 0.04)
+    monkeypatch.setattr("ttt.warm.SOLVED", ((0.04, 0.6),))
     return lambda **options: open_router(**({"recipe": "words"} | options))
 
 

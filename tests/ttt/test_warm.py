@@ -87,6 +87,9 @@ def evidence(before: float, after: float, right_before: int, right_after: int, n
     [
         (evidence(-1.0, -0.01, 2, 10), "answers"),
         (evidence(-1.0, -0.4, 2, 6), "answers"),
+        (evidence(-1.0, -0.24, 2, 4), "answers"),
+        (evidence(-1.0, -0.26, 2, 5), "start"),
+        (evidence(-1.0, -0.01, 2, 3), "start"),
         (evidence(-1.0, -0.4, 2, 5), "start"),
         (evidence(-1.0, -0.6, 2, 9), "start"),
         (evidence(-1.0, -0.4, 3, 2), "none"),
