@@ -34,7 +34,6 @@ from router.statistics import wilson_interval
 from ttt.engine import Engine
 from ttt.errors import ContextOverflow
 from ttt.formats import TaskFile, read_task
-from ttt.icl import answer
 from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe, as_written, find_recipes
 from ttt.train import TrainRequest, train_adapter
@@ -108,9 +107,8 @@ async def solve(
         report = await train_adapter(engine, TrainRequest(task, recipe, seed, None, adapter), keep=True)
         losses, train_s = report.losses, time.perf_counter() - started
     try:
-        plain = await answer(engine, task, queries, adapter=adapter)
         found, left_out = await gather_views(
-            engine, task, queries, plain, votes, augmentations=names, seed=seed, adapter=adapter
+            engine, task, queries, None, votes, augmentations=names, seed=seed, adapter=adapter
         )
     finally:
         if adapter is not None:

@@ -213,7 +213,7 @@ async def gather_views(
     engine: Engine,
     task: Task,
     queries: Sequence[Query],
-    plain: ICLResult,
+    plain: ICLResult | None,
     votes: int,
     *,
     augmentations: Iterable[str] = DEFAULT,
@@ -223,8 +223,12 @@ async def gather_views(
     should_stop: Callable[[], bool] = lambda: False,
     max_tokens: int | None = None,
 ) -> tuple[list[ViewAnswers], list[str]]:
-    """What up to `votes` views answer, `plain` first, and why there are fewer; arguments and errors as in
-    `vote_answers`."""
+    """What up to `votes` views answer, the plain one first, and why there are fewer; arguments and errors as in
+    `vote_answers`. Where the plain one is None it answers now, in the same passes as the others.
+
+    Raises:
+        ContextOverflow: the plain view does not fit.
+    """
     # Where no demonstration is shown, another order of them is no other view.
     names = [name for name in check_names(augmentations) if in_context or name != "order"]
     views, left_out = [], []
@@ -240,19 +244,22 @@ async def gather_views(
             views.append(view)
         except ContextOverflow as error:
             left_out.append(f"The view {view.name} was left out: {error}")
+    as_it_is = identity(len(task.demonstrations))
     found = await answer_views(
         engine,
         task,
         queries,
-        views,
+        views if plain is not None else [as_it_is, *views],
         adapter=adapter,
         in_context=in_context,
         should_stop=should_stop,
         max_tokens=max_tokens,
     )
+    if plain is None:
+        return found, left_out
     read = plain.head_tokens + plain.prompt_tokens + plain.question_tokens
     written = sum(a.n_tokens for a in plain.answers)
-    first = ViewAnswers(identity(len(task.demonstrations)), plain.answers, 0, 0, read, written)
+    first = ViewAnswers(as_it_is, plain.answers, 0, 0, read, written)
     return [first, *found], left_out
 
 

@@ -19,7 +19,7 @@ from ttt.icl import Answer, ICLResult, answer
 from ttt.task import Demonstration, Query, Task
 from ttt.train import TrainRequest, train_adapter
 from ttt.transforms import Labels, Scale, Symbols, Symmetry
-from ttt.views import answer_views, consistency, draw_views, vote_answers
+from ttt.views import answer_views, consistency, draw_views, gather_views, vote_answers
 from ttt.vote import Vote, plurality
 
 TASK = letters_task(6)
@@ -105,6 +105,15 @@ async def test_a_view_that_can_show_no_query_is_not_run(digit_engine: Engine) ->
     views = [View((0, 1, 2, 3), (Symmetry("mirror"),))]
     (found,) = await answer_views(digit_engine, CELLS, [Query("no cells")], views)
     assert found.answers == (None,) and (found.not_shown, found.not_inverted) == (1, 0)
+
+
+async def test_the_plain_view_may_be_asked_in_the_same_passes(babbling_engine: Engine) -> None:
+    plain = await answer(babbling_engine, TASK, QUERIES)
+    before, _ = await gather_views(babbling_engine, TASK, QUERIES, plain, 3, seed=3)
+    together, left_out = await gather_views(babbling_engine, TASK, QUERIES, None, 3, seed=3)
+    assert [f.view for f in together] == [f.view for f in before] and len(together) == 3 and not left_out
+    for one, other in zip(before, together, strict=True):
+        assert [a and a.text for a in one.answers] == [a and a.text for a in other.answers]
 
 
 async def test_votes_are_those_of_the_views(babbling_engine: Engine) -> None:
