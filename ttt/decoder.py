@@ -47,6 +47,13 @@ class Fused:
     weight: Tensor
     """(outputs of all, inputs)."""
     bias: Tensor | None
+    packed: Tensor | None = None
+    """The weight once more as oneDNN's products want it, which else bring it into that order every time: half of a product
+    with few rows. None leaves it to them."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(tokens, inputs) → (tokens, outputs of all)."""
+        return linear(x, self.weight, self.bias, self.packed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,8 @@ class Decoder:
     embedding_scale: float
     head: Tensor
     """(vocabulary, hidden)."""
+    packed_head: Tensor | None
+    """As `Fused.packed`."""
     norm: Norm
     heads: int
     kv_heads: int
@@ -170,18 +179,18 @@ class Decoder:
         rope = self.rope(positions)
         for index, layer in enumerate(self.layers):
             h, _ = rms_norm(x, layer.attention_norm)
-            q, k, v = self.heads_of(F.linear(h, layer.qkv.weight, layer.qkv.bias))
+            q, k, v = self.heads_of(layer.qkv(h))
             if layer.q_norm is not None and layer.k_norm is not None:
                 q, k = rms_norm(q, layer.q_norm)[0], rms_norm(k, layer.k_norm)[0]
             cos, sin = rope[layer.rope]
             mixed = attend(index, layer, rotate(q, cos, sin), rotate(k, cos, sin), v)
-            mixed = F.linear(mixed, layer.out.weight, layer.out.bias)
+            mixed = layer.out(mixed)
             if layer.attention_post is not None:
                 mixed, _ = rms_norm(mixed, layer.attention_post)
             x = x + mixed
             h, _ = rms_norm(x, layer.mlp_norm)
-            h = self.gate(F.linear(h, layer.gate_up.weight, layer.gate_up.bias))
-            h = F.linear(h, layer.down.weight, layer.down.bias)
+            h = self.gate(layer.gate_up(h))
+            h = layer.down(h)
             if layer.mlp_post is not None:
                 h, _ = rms_norm(h, layer.mlp_post)
             x = x + h
@@ -190,12 +199,19 @@ class Decoder:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """(tokens, hidden) → (tokens, vocabulary), float32."""
-        return F.linear(rms_norm(hidden, self.norm)[0], self.head).float()
+        return linear(rms_norm(hidden, self.norm)[0], self.head, None, self.packed_head).float()
 
     @torch.inference_mode()
     def merged(self, lora: Mapping[str, Plain]) -> Decoder:
         """A copy with W + scale · B A in the layers that `lora` names; everything else is shared."""
         return replace(self, layers=tuple(_merged_layer(layer, lora) for layer in self.layers))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, packed: Tensor | None) -> Tensor:
+    """x · weightᵀ + bias, by the packed weight where there is one."""
+    if packed is None:
+        return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
 def rms_norm(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
@@ -261,6 +277,7 @@ def read(model: PreTrainedModel) -> Decoder | None:
         embedding=body.embed_tokens.weight.detach(),
         embedding_scale=float(config.hidden_size**0.5) if gemma else 1.0,
         head=model.get_output_embeddings().weight.detach(),  # type: ignore[no-untyped-call]
+        packed_head=None,
         norm=_norm(body.norm, gemma),
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
@@ -317,7 +334,7 @@ def _merged_layer(layer: Layer, lora: Mapping[str, Plain]) -> Layer:
             if name in lora:
                 part = lora[name]
                 weight[rows] += (part.b.float() @ part.a.float()).mul_(part.scale)
-        return replace(fused, weight=weight)
+        return replace(fused, weight=weight, packed=None)
 
     return replace(
         layer,

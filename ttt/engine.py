@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -60,7 +61,7 @@ class Bench:
     decoder: Decoder | None
     """The model's weights fused for speed; None where transformers runs it."""
     decoding: Decoder | None
-    """The same in the type that decodes faster."""
+    """The same in the form that decodes faster: packed, or in another type."""
     give_way: Callable[[Priority], float] = lambda _: 0.0
     """Runs the slices that wait and go before this priority, now, and waits for one that is expected; how many
     seconds that took. Only in slices that do not run the model itself: those others choose adapters of their own."""
@@ -81,6 +82,7 @@ class Bench:
     def runner(self, adapter: str | None, priority: Priority = Priority.ANSWER) -> Runner:
         """A fresh cache for the model as it is, or with an adapter (merged into a copy where it can be); passes of a
         lower `priority` than answers give way between their layers, where those are fused."""
+        from ttt.decoding import packed
         from ttt.runner import DecoderRunner, TransformersRunner
 
         def between() -> None:
@@ -98,9 +100,12 @@ class Bench:
         if lora is None:
             return TransformersRunner(self.loaded.model)
         merged = self.decoder.merged(lora)
-        wide = self.decoding is not None and self.decoding is not self.decoder
-        decoding = self.decoding.merged(lora) if wide and self.decoding else merged
-        return DecoderRunner(merged, decoding, between=between)
+        if self.decoding is None or self.decoding is self.decoder:
+            return DecoderRunner(merged, between=between)
+        if self.decoding.dtype != self.decoder.dtype:
+            return DecoderRunner(merged, self.decoding.merged(lora), between=between)
+        ready = partial(packed, head=self.decoding.packed_head)
+        return DecoderRunner(merged, between=between, ready=ready)
 
 
 class Engine:

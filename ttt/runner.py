@@ -61,6 +61,8 @@ class Runner(Protocol):
         ...
 
 
+PAYS = 4
+"""Decoding steps after which it pays to make weights ready for more: it takes as long as some ten steps save."""
 FEW_TOKENS = 64
 """A forward pass of at most so many tokens, after others, counts as a decoding step."""
 
@@ -74,14 +76,17 @@ class DecoderRunner:
         decoding: Decoder | None = None,
         prefix: Tensor | None = None,
         between: Callable[[], None] = lambda: None,
+        ready: Callable[[Decoder], Decoder] = lambda decoding: decoding,
     ) -> None:
         """
         Args:
-            decoding: the same weights in the type that decodes faster; runs passes of few tokens.
+            decoding: the same weights in the form that decodes faster; runs passes of few tokens.
+            ready: what makes `decoding` faster still, in the same type, where there is more than a few steps' work for it.
             prefix: keys and values to begin with, (layers, 2, kv heads, tokens, head size).
             between: called between layers.
         """
         self._decoder, self._between = decoder, between
+        self._ready, self._steps = ready, 0
         self._decoding = decoding = decoding or decoder
         n, shape = len(decoder.layers), (decoder.kv_heads, 0, decoder.head_size)
         self._keys = [torch.empty(shape, dtype=decoding.dtype, device=decoder.device) for _ in range(n)]
@@ -111,6 +116,9 @@ class DecoderRunner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
         few = len(batch.ids) <= FEW_TOKENS and self._length > 0
+        self._steps += few
+        if few and self._steps == PAYS:
+            self._decoding = self._ready(self._decoding)
         decoder, start = self._decoding if few else self._decoder, self._length
         end = start + len(batch.ids)
         self._reserve(end)
