@@ -1,4 +1,4 @@
-"""Every command and the Python of the page on the policy run, in their order, on simulated outcomes."""
+"""Every command on policies and the Python of the page on the policy run, in their order, on simulated outcomes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from policies.outcomes import write_rows
 from router.cli.main import main
 from tests.policies.simulated import simulate
+from ttt.formats import read_task
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/policy.md").read_text()
@@ -30,12 +31,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_commands_run_in_their_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    commands = re.findall(r"^    ttt-router (.*)$", PAGE, flags=re.MULTILINE)
+    commands = re.findall(r"^    ttt-router ((?:policy|tune) .*)$", PAGE, flags=re.MULTILINE)
     assert len(commands) == 7
     for command in commands:
         assert main(command.split()) == 0, capsys.readouterr().err
     assert (folder / "tuned/tune.png").exists() and (folder / "learned.json").exists()
     assert "is in force." in capsys.readouterr().out
+
+
+def test_the_task_that_the_page_asks_is_there() -> None:
+    asked = re.findall(r"^    ttt-router solve (\S+)", PAGE, flags=re.MULTILINE)
+    assert len(asked) == 3
+    for name in asked:
+        file = read_task(ROOT / name)
+        assert len(file.task.demonstrations) == 10 and len(file.queries) == 1
 
 
 def test_the_python_runs(folder: Path) -> None:
