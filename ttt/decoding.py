@@ -15,6 +15,7 @@ import platform
 import statistics
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -56,8 +57,19 @@ def decoding_decoder(decoder: Decoder, remembered: Path | None = None) -> Decode
 
 def ways() -> tuple[Way, ...]:
     """Those that this build of PyTorch has on this processor."""
-    has = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return ("bfloat16", "packed", "float32") if has else ("bfloat16", "float32")
+    return ("bfloat16", "packed", "float32") if _packs() else ("bfloat16", "float32")
+
+
+@cache
+def _packs() -> bool:
+    """Whether weights can be packed here. No flag says so of every processor and build, so it is tried."""
+    if not torch._C._has_mkldnn:
+        return False
+    x, weight = (torch.ones(n, 32, dtype=torch.bfloat16) for n in (2, 64))
+    try:
+        return bool((linear(x, weight, None, pack(weight)) == 32).all())
+    except RuntimeError:  # no kernel for this type on this processor
+        return False
 
 
 def _room(decoder: Decoder, way: Way) -> bool:
