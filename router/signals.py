@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from statistics import mean, stdev
+from statistics import mean
 
 from policies.cost import CostModel, Sizes
 from policies.types import Costs, Signals, Situation
 from router.state import AdapterRef, State
-from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult
+from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult, lower_bound
 from ttt.icl import BATCH, BATCH_TOKENS, ICLResult
 from ttt.judging import Judged
 from ttt.measure import TaskSize
@@ -59,18 +59,14 @@ def with_leave_one_out(signals: Signals, judged: Judged) -> Signals:
 
 def with_probe(signals: Signals, evidence: CrossFitResult) -> Signals:
     """Add the cross-fitted probe; the bound is one-sided, Student's t over demonstrations."""
-    from scipy.special import stdtrit
-
     changes = [b - a for a, b in zip(evidence.logprob_before, evidence.logprob_after, strict=True)]
-    n = len(changes)
-    reach = float(stdtrit(n - 1, 0.90)) * stdev(changes) / math.sqrt(n)
     return replace(
         signals,
         probe_accuracy_before=mean(map(float, evidence.correct_before)),
         probe_accuracy_after=mean(map(float, evidence.correct_after)),
         probe_logprob_before=mean(evidence.logprob_before),
         probe_logprob_after=mean(evidence.logprob_after),
-        probe_logprob_gain_low=mean(changes) - reach,
+        probe_logprob_gain_low=lower_bound(changes, 0.10),
     )
 
 

@@ -81,6 +81,11 @@ class Layer:
     def linears(self) -> tuple[Fused, Fused, Fused, Fused]:
         return self.qkv, self.out, self.gate_up, self.down
 
+    def with_linears(self, change: Callable[[Fused], Fused]) -> Layer:
+        """A copy with each of them changed."""
+        qkv, out, gate_up, down = map(change, self.linears)
+        return replace(self, qkv=qkv, out=out, gate_up=gate_up, down=down)
+
 
 @dataclass(frozen=True, slots=True)
 class Plain:
@@ -336,10 +341,4 @@ def _merged_layer(layer: Layer, lora: Mapping[str, Plain]) -> Layer:
                 weight[rows] += (part.b.float() @ part.a.float()).mul_(part.scale)
         return replace(fused, weight=weight, packed=None)
 
-    return replace(
-        layer,
-        qkv=merged(layer.qkv),
-        out=merged(layer.out),
-        gate_up=merged(layer.gate_up),
-        down=merged(layer.down),
-    )
+    return layer.with_linears(merged)

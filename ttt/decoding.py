@@ -116,16 +116,7 @@ def packed(decoder: Decoder, head: Tensor | None = None) -> Decoder:
     def fused(f: Fused) -> Fused:
         return f if f.packed is not None else replace(f, packed=pack(f.weight))
 
-    layers = tuple(
-        replace(
-            layer,
-            qkv=fused(layer.qkv),
-            out=fused(layer.out),
-            gate_up=fused(layer.gate_up),
-            down=fused(layer.down),
-        )
-        for layer in decoder.layers
-    )
+    layers = tuple(layer.with_linears(fused) for layer in decoder.layers)
     return replace(decoder, layers=layers, packed_head=pack(decoder.head) if head is None else head)
 
 
@@ -144,8 +135,7 @@ def converted(decoder: Decoder, dtype: torch.dtype) -> Decoder:
             name: norm(getattr(item, name))
             for name in ("attention_norm", "q_norm", "k_norm", "attention_post", "mlp_norm", "mlp_post")
         }
-        linears = {name: fused(getattr(item, name)) for name in ("qkv", "out", "gate_up", "down")}
-        return replace(item, **norms, **linears)  # type: ignore[arg-type]
+        return replace(item.with_linears(fused), **norms)  # type: ignore[arg-type]
 
     last = norm(decoder.norm)
     assert last is not None
