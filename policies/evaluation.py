@@ -23,7 +23,7 @@ from policies.families import FamilyBootstrap, Interval
 from policies.features import Array
 from policies.learned import DEFAULT_CONFIDENCE, Learned, fit
 from policies.outcomes import TaskOutcome
-from policies.replay import replay
+from policies.replay import before_training_s, replay
 from policies.rule import Rule
 from policies.types import ArmName, Policy
 from policies.utility import WORTH, worth
@@ -213,6 +213,8 @@ def threshold(rows: Sequence[TaskOutcome], strong: ArmName, worth_s: float) -> W
     """Train where ICL's answers are less likely than a threshold, which is chosen on the other families."""
     unsure = np.array([-(row.signals["query_logprob"] or 0.0) for row in rows])
     icl, trained = fixed(rows, "icl"), fixed(rows, strong)
+    first_s = np.array([before_training_s(row) for row in rows])
+    stay_s = icl.seconds + np.where(first_s < icl.seconds, first_s, 0.0)
     queries = n_queries(rows)
     gain = (trained.correct - icl.correct) * queries - trained.seconds / worth_s
     families = np.array([row.family for row in rows])
@@ -227,7 +229,7 @@ def threshold(rows: Sequence[TaskOutcome], strong: ArmName, worth_s: float) -> W
         taken[index == family] = unsure[index == family] >= limit
     return Way(
         np.where(taken > 0, trained.correct, icl.correct),
-        icl.seconds + taken * trained.seconds,
+        np.where(taken > 0, first_s + trained.seconds, stay_s),
         taken,
         np.zeros(len(rows)),
     )
@@ -242,16 +244,20 @@ def oracle(rows: Sequence[TaskOutcome], arms: Sequence[ArmName], worth_s: float,
         [[row.arms[arm].correct * row.arms[arm].n_queries for arm in arms] for row in rows]
     ).astype(int)
     icl_s = np.array([row.arms["icl"].seconds for row in rows])
-    extra = np.array([[0.0 if arm == "icl" else row.arms[arm].seconds for arm in arms] for row in rows])
+    first_s = np.array([before_training_s(row) for row in rows])
+    paid = np.array(
+        [[first + row.arms[arm].seconds for arm in arms] for row, first in zip(rows, first_s, strict=True)]
+    )
+    paid[:, list(arms).index("icl")] = icl_s
     half, rest, served = queries // 2, queries - queries // 2, n_queries(rows)
     every = np.arange(len(rows))
     total = {name: np.zeros(len(rows)) for name in ("correct", "seconds", "trained")}
     for _ in range(ORACLE_SPLITS):
         seen = rng.hypergeometric(right, queries - right, half)
-        chosen = np.argmax(seen / half * served[:, None] - extra / worth_s, axis=1)
+        chosen = np.argmax(seen / half * served[:, None] - paid / worth_s, axis=1)
         scored = (right - seen) / rest
         total["correct"] += scored[every, chosen]
-        total["seconds"] += icl_s + extra[every, chosen]
+        total["seconds"] += paid[every, chosen]
         total["trained"] += chosen != list(arms).index("icl")
     mean = {name: value / ORACLE_SPLITS for name, value in total.items()}
     return Way(mean["correct"], mean["seconds"], mean["trained"], np.zeros(len(rows)))

@@ -31,6 +31,9 @@ SIGNAL_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Signals))
 _REQUIRED_SIGNALS = frozenset(f.name for f in fields(Signals) if f.default is not None)
 
 
+SAMPLE = "sample"
+"""Among the seconds of icl, not in their sum: what it takes to ask the first few queries, where these can be enough to
+decide on. The row's signals are then of those."""
 BY_PROBE = "by_probe"
 """Among the seconds of an arm that trains: how many of them a probe spends for it, if one comes first."""
 
@@ -46,7 +49,7 @@ class ArmOutcome:
     seconds: float
     """Everything that this path would have run alone, wall seconds on the row's machine."""
     seconds_parts: Mapping[str, float]
-    """The same by step, seconds. Also what is not added: `signals` and its parts, `by_probe`."""
+    """The same by step, seconds. Also what is not added: `sample`, `signals` and its parts, `by_probe`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """What a policy would have done on recorded tasks: every arm was run, so its choice has a known outcome.
 
-A cascade has paid for ICL, and for the signals it measured, before it decides; a probe and an arm come on
-top. Training goes on from the probe, so what that has trained is paid for once; one without a probe begins by
+A cascade has paid for ICL, or for a sample of it where that is enough and was timed, and for the signals it measured,
+before it decides; a probe and an arm come on top. Staying after a sample pays for ICL as a whole besides, which is more
+than the queries that were not asked yet. Training goes on from the probe, so what that has trained is paid for once; one without a probe begins by
 it, as the guard asks for its evidence. An arm that is always taken pays for itself alone. The policy sees what
 it would see in use: first what ICL gives by itself; then, unless it stays already, what costs forward passes;
 then the probe, if it asks.
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from policies.errors import PolicyError
-from policies.outcomes import BY_PROBE, TaskOutcome
+from policies.outcomes import BY_PROBE, SAMPLE, TaskOutcome
 from policies.types import MEASURED, ArmName, Costs, Decision, Policy, Situation
 
 SIGNALS_STEP = "signals"
@@ -24,6 +26,9 @@ SIGNAL_PARTS = {
 }
 """What the step `signals` consists of, where its parts were timed, and which signals each gives."""
 TRAIN_STEPS = ("search", "train")
+FROM_ICL = frozenset({"query_logprob", "query_margin"})
+"""Signals that in-context answers give by themselves."""
+Asked = Literal["none", "sample", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ def situation_of(
     row: TaskOutcome,
     worth_s: float,
     *,
+    asked: Asked = "all",
     measured: bool = True,
     probed: bool = False,
     repeats: float | None = None,
@@ -52,6 +58,7 @@ def situation_of(
     """What a policy would have seen of the task.
 
     Args:
+        asked: how many queries have been asked in context.
         measured: whether the signals that cost forward passes of their own have been measured.
         probed: whether the probe has been taken.
         repeats: further queries expected later; as many as were expected when None.
@@ -68,7 +75,7 @@ def situation_of(
     if repeats is not None:
         signals = replace(signals, expected_repeats=repeats)
     if not measured:
-        unmeasured: dict[str, Any] = dict.fromkeys(MEASURED)
+        unmeasured: dict[str, Any] = dict.fromkeys(MEASURED if asked != "none" else MEASURED | FROM_ICL)
         signals = replace(signals, **unmeasured)
     feasible = tuple(name for name in row.arms if arms is None or name in arms or name == "icl")
     trained = [row.arms[name] for name in feasible if name.startswith("train:")]
@@ -81,6 +88,8 @@ def situation_of(
         train_s = min(sum(parts), first.seconds) if parts else first.seconds
         answer_s = first.seconds - train_s
         by_probe_s = min(first.seconds_parts.get(BY_PROBE, 0.0), train_s) if has_probe else 0.0
+    if asked != "all":
+        answer_s = max(0.0, answer_s - row.arms["icl"].seconds)
     costs = Costs(probe_s, train_s - by_probe_s, answer_s, by_probe_s)
     return Situation(signals, costs, feasible, has_probe and not probed, worth_s)
 
@@ -94,23 +103,37 @@ def replay(
     arms: Sequence[ArmName] | None = None,
 ) -> Replayed:
     """The policy's way through one recorded task."""
-    decision = policy.decide(situation_of(row, worth_s, measured=False, repeats=repeats, arms=arms))
-    seconds = row.arms["icl"].seconds
+    see = partial(situation_of, row, worth_s, repeats=repeats, arms=arms)
+    asked: Asked = "all"
+    decision = policy.decide(see(measured=False))
+    in_context = row.arms["icl"]
+    seconds = in_context.seconds
+    if SAMPLE in in_context.seconds_parts and policy.decide(see(asked="none", measured=False)).arm != "icl":
+        asked, seconds = "sample", in_context.seconds_parts[SAMPLE]
+        decision = policy.decide(see(asked=asked, measured=False))
     stays = decision.arm == "icl" and decision.expected_gain is not None
     if policy.reads & MEASURED and not stays:
         seconds += signals_seconds(row, policy.reads)
-        decision = policy.decide(situation_of(row, worth_s, repeats=repeats, arms=arms))
+        decision = policy.decide(see(asked=asked))
     probed = decision.step == "probe"
     if probed:
         assert row.probe is not None  # else the probe was not feasible
         seconds += row.probe.seconds
-        decision = policy.decide(situation_of(row, worth_s, probed=True, repeats=repeats, arms=arms))
+        decision = policy.decide(see(asked=asked, probed=True))
     arm = decision.arm
     if arm is None or arm not in row.arms:
         raise PolicyError(f"The policy took {arm!r}, which the row of {row.family} has no outcome of.")
-    if arm != "icl":
+    if arm == "icl":
+        seconds += 0.0 if asked == "all" else in_context.seconds
+    else:
         seconds += row.arms[arm].seconds + _for_probe(row, arm, probed)
     return Replayed(arm, probed, row.arms[arm].correct, seconds, decision)
+
+
+def before_training_s(row: TaskOutcome) -> float:
+    """Seconds of in-context learning that a cascade pays for before it trains: of the sample where one was timed."""
+    in_context = row.arms["icl"]
+    return in_context.seconds_parts.get(SAMPLE, in_context.seconds)
 
 
 def _for_probe(row: TaskOutcome, arm: ArmName, probed: bool) -> float:

@@ -82,7 +82,8 @@ class Costs:
     """What is left of a training after its probe, whether that has been taken or not; all of it where none is
     feasible."""
     answer_s: float
-    """Answering all queries once more with an adapter."""
+    """Answering all queries with an adapter, less what answering in context would still take (nothing, where all were
+    asked)."""
     by_probe_s: float = 0.0
     """What a probe does for the training after it, beside `train_s`; a training of its own does it itself."""
 

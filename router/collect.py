@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from policies.checks import stay_arm
 from policies.errors import PolicyError
-from policies.outcomes import BY_PROBE, ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
+from policies.outcomes import BY_PROBE, SAMPLE, ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
 from policies.types import MEASURED, SIGNALS_VERSION, Decision, Situation
 from router.arms import Way, parse_arm
 from router.errors import RouterError
@@ -151,7 +151,8 @@ def _stored(options: CollectOptions, asked: EvaluateOptions, settings: Settings)
 def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -> TaskOutcome:
     """A row of the evaluation's report, measured under `Shadow`, as a row of outcomes.
 
-    The seconds of `icl` also name what measuring the signals took, in all and by part; they are not in its sum. Those
+    The seconds of `icl` also name what asking a sample of the queries and measuring the signals took, in all and by part;
+    they are not in its sum. Those
     of an arm that trains also name what a probe does of its training; it is in the sum, under `train` or `search`.
 
     Raises:
@@ -169,8 +170,9 @@ def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -
         if name == "auto":
             continue
         parts = dict(cell["seconds_parts"])
-        if name == "icl" and "signals" in steps:
-            parts |= signals_seconds(steps["signals"])
+        if name == "icl":
+            parts |= {SAMPLE: steps[SAMPLE]["seconds"]} if SAMPLE in steps else {}
+            parts |= signals_seconds(steps["signals"]) if "signals" in steps else {}
         if "by_probe_s" in cell:
             parts[BY_PROBE] = cell["by_probe_s"]
         arms[cell["arm"]] = ArmOutcome(cell["accuracy"], report["n_queries"], cell["seconds"], parts)

@@ -178,9 +178,13 @@ class _Guide:
         if not auto.arm.startswith("train:"):
             self.on_line("  For always-TTT the same task with training asked for outright:")
             forced = self.ask(asked, "ttt")
+        plain = auto
+        if not auto.icl_texts or auto.step("sample") is not None:
+            self.on_line("  For always-ICL the same task, all queries in context:")
+            plain = self.ask(asked, "icl")
         result = FamilyResult(
             asked,
-            ArmResult(_judged(asked, [a.text for a in auto.icl_answers]), _seconds("icl", auto)),
+            ArmResult(_judged(asked, plain.icl_texts), _seconds("icl", plain)),
             ArmResult(_judged(asked, auto.texts), auto.seconds),
             ArmResult(_judged(asked, (forced or auto).texts), ttt_seconds(auto, forced)),
             auto,

@@ -28,6 +28,11 @@ def answered(result: ICLResult | None) -> tuple[Answered, ...]:
     )
 
 
+def _in_context(state: State) -> tuple[Answered | None, ...]:
+    said = dict(zip(state["asked"], answered(state["icl"]), strict=True))
+    return tuple(said.get(i) for i in range(len(state["request"].queries))) if said else ()
+
+
 def plain_decision(decision: Decision) -> dict[str, Any]:
     return asdict(decision) | {"details": dict(decision.details)}
 
@@ -45,7 +50,7 @@ def receipt_of(state: State, loaded: LoadedModel) -> Receipt:
         base_revision=loaded.revision,
         arm=state["arm"],
         answers=answered(answers),
-        icl_answers=answered(state["icl"]),
+        icl_answers=_in_context(state),
         steps=tuple(state["steps"]),
         decisions=tuple(plain_decision(d) for d in state.get("decisions", [])),
         signals=signals.as_dict() if signals is not None else {},

@@ -204,9 +204,8 @@ def _arms(
     if auto is not None:
         arms["auto"] = _Arm(auto.texts, _parts(auto), auto.arm, _chosen(auto))
     if "icl" in wanted:
-        if auto is not None and auto.icl_answers and auto.step("vote") is None:
-            texts = tuple(a.text for a in auto.icl_answers)
-            arms["icl"] = _Arm(texts, _parts(auto, "icl"), "icl")
+        if auto is not None and auto.icl_texts and auto.step("vote") is None and _at_once(auto):
+            arms["icl"] = _Arm(auto.icl_texts, _parts(auto, "icl"), "icl")
         else:
             receipt = ask("icl")
             arms["icl"] = _Arm(receipt.texts, _parts(receipt, "icl", "vote"), "icl")
@@ -227,6 +226,12 @@ def _arms(
             else:
                 arms[name] = _Arm(receipt.texts, _parts(receipt), receipt.arm)
     return {name: arms[name] for name in wanted}, auto
+
+
+def _at_once(receipt: Receipt) -> bool:
+    """Whether all queries were asked in context in one go, as the arm alone would."""
+    step = receipt.step("icl")
+    return step is not None and "queries" not in step.detail
 
 
 def _trained(receipt: Receipt, recipe: str, paid: dict[str, float]) -> _Arm:

@@ -43,6 +43,16 @@ class ICLDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampled:
+    """In-context answers to `n` of `of` queries are there; that is enough to decide on. The others may never be
+    asked."""
+
+    n: int
+    of: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SignalsReady:
     signals: Signals
     seconds: float
@@ -88,6 +98,7 @@ Event = (
     | CacheHit
     | AnswerGrew
     | ICLDone
+    | Sampled
     | SignalsReady
     | Decided
     | TrainingStep

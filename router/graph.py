@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from router import nodes, training
+from router import asking, nodes, training
 from router.context import Context
 from router.state import State
 
@@ -19,7 +19,7 @@ def build_graph() -> CompiledStateGraph[State, Context, State, State]:
     graph: Any = StateGraph(State, context_schema=Context)
     graph.add_node("prepare", nodes.prepare)
     graph.add_node("look_up", nodes.look_up)
-    graph.add_node("icl", nodes.icl)
+    graph.add_node("icl", asking.icl)
     graph.add_node("signals", nodes.signals)
     graph.add_node("neighbours", nodes.neighbours)
     graph.add_node("decide", nodes.decide)

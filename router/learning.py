@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
 
-from policies.outcomes import BY_PROBE, TaskOutcome, parse_row
+from policies.outcomes import BY_PROBE, SAMPLE, TaskOutcome, parse_row
 from policies.types import SIGNALS_VERSION
 from router.metrics import exact
 from router.receipt import SHADOW, Receipt, signals_seconds
@@ -158,7 +158,7 @@ def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: i
     if not pairs or trained is None:
         return None
     arms = {
-        "icl": _arm(mean(icl for icl, _ in pairs), len(pairs), receipt, ("icl",)),
+        "icl": _in_context(mean(icl for icl, _ in pairs), len(pairs), receipt),
         trained.arm: _arm(mean(arm for _, arm in pairs), len(pairs), trained, ("train", "answer")),
     }
     signals = dict(receipt.signals)
@@ -201,7 +201,10 @@ def _pairs(
         answer = given if judgement.answer is None and judgement.value == 1 else judgement.answer
         if answer is None:
             continue
-        texts = (receipt.icl_answers[query].text, trained.answers[query].text)
+        first = receipt.icl_answers[query]
+        if first is None:
+            continue
+        texts = (first.text, trained.answers[query].text)
         icl, arm = (judgement.value if text == given else float(exact(text, answer)) for text in texts)
         yield icl, arm
 
@@ -213,6 +216,17 @@ def _shadow(opened: Store, episode_id: str) -> Receipt | None:
         return None
     receipt = Receipt.from_dict(found.receipt)
     return receipt if receipt.arm.startswith("train:") else None
+
+
+def _in_context(correct: float, n: int, receipt: Receipt) -> dict[str, object]:
+    """As `_arm`. Where a sample was asked first, asking all at once is what it was expected to take."""
+    arm, sample, step = _arm(correct, n, receipt, ("icl",)), receipt.step("sample"), receipt.step("icl")
+    if sample is None:
+        return arm
+    parts = {**arm["seconds_parts"], SAMPLE: sample.seconds}  # type: ignore[dict-item]
+    if step is None or "queries" in step.detail:
+        parts["icl"] = sample.detail["all_s"]
+    return arm | {"seconds": parts["icl"], "seconds_parts": parts}
 
 
 def _arm(correct: float, n: int, receipt: Receipt, steps: Sequence[str]) -> dict[str, object]:

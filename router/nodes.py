@@ -15,8 +15,9 @@ from policies.types import MEASURED
 from router import events
 from router import signals as measured
 from router.arms import shown, taken
+from router.asking import complete
 from router.context import Context
-from router.episodes import answered, episode_of, receipt_of
+from router.episodes import episode_of, receipt_of
 from router.neighbours import may_start, seek_start
 from router.probing import seek
 from router.receipt import Step
@@ -29,12 +30,12 @@ from router.reuse import (
     verified,
 )
 from router.state import State
-from router.timing import cut_short, grower, in_time, no_chat_template, not_waited_for, stands
+from router.timing import cut_short, grower, in_time, not_waited_for
 from router.votes import vote
 from store import TaskRow
-from ttt.calibrate import answer_calibrated, labels_of
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
 from ttt.errors import AdapterError, Cancelled, ContextOverflow, TrainingFailed
+from ttt.icl import ICLResult
 from ttt.icl import answer as answer_queries
 from ttt.judging import leave_one_out
 from ttt.measure import task_size
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
 
 SMOOTHED_STEPS = 3
 """Losses averaged at either end of a training, for the guard."""
-NOT_CALIBRATED = (
-    "Calibration needs a closed set of labels, each seen twice, or lettered options; answered without it."
-)
 
 
 async def prepare(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
@@ -68,6 +66,7 @@ async def prepare(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         "fingerprint": name,
         "size": size,
         "icl": None,
+        "asked": (),
         "fallback": "",
     }
 
@@ -118,51 +117,6 @@ def after_look_up(state: State) -> str:
     return "neighbours" if may_start(state) else "decide"
 
 
-async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-    """Answer all queries in context."""
-    context, started = runtime.context, time.perf_counter()
-    request, task = state["request"], state["task"]
-    fallback, detail = "", dict[str, Any]()
-    if request.calibrated and labels_of(task):
-        calibrated = await answer_calibrated(
-            context.engine, task, request.queries, should_stop=context.should_stop
-        )
-        result, detail["prior"] = calibrated.result, calibrated.prior
-    else:
-        if request.calibrated:
-            fallback = NOT_CALIBRATED
-            runtime.stream_writer(events.FellBack(fallback))
-        result = await answer_queries(
-            context.engine,
-            task,
-            request.queries,
-            priority=context.priority,
-            should_stop=context.should_stop,
-            max_tokens=request.max_tokens,
-            until=context.deadline,
-            emit=grower(runtime) if stands(state) else None,
-        )
-    seconds = time.perf_counter() - started
-    notes = cut_short(context)
-    if state["size"].template != "chat" and any(q.turns is not None for q in request.queries):
-        notes += no_chat_template(task)
-    if result.n_shown < len(task.demonstrations):
-        notes.append(
-            f"The prompt shows {result.n_shown} of {len(task.demonstrations)} demonstrations, the same random choice "
-            "for every query: more do not fit the model's context. Training uses all of them."
-        )
-    context.costs.observe("prefill", result.prompt_tokens + result.question_tokens, result.prefill_s)
-    if result.decode_steps:
-        context.costs.observe("decode", result.decode_steps, result.decode_s)
-    runtime.stream_writer(events.ICLDone(answered(result), seconds))
-    signals = measured.cheap_signals(
-        task, state["size"], len(request.queries), request.expected_repeats, result
-    )
-    detail |= {"demonstrations": result.n_shown, "prompt_tokens": result.prompt_tokens}
-    step = Step("icl", seconds, detail)
-    return {"icl": result, "signals": signals, "steps": [step], "notes": notes, "fallback": fallback}
-
-
 def after_icl(state: State) -> str:
     forced = state["request"].arm != "auto" or not state["task"].demonstrations
     return "decide" if forced else "signals"
@@ -194,7 +148,8 @@ async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         runtime.stream_writer(events.SignalsReady(complete, loo_s))
         return {"signals": complete, "steps": [Step("signals", loo_s, detail)], "notes": notes}
     try:
-        seen = await consistency(context.engine, task, queries, result, should_stop=context.should_stop)
+        asked = [queries[i] for i in state["asked"]]
+        seen = await consistency(context.engine, task, asked, result, should_stop=context.should_stop)
     except Cancelled:
         step = Step("signals", time.perf_counter() - started, detail | {"cancelled": True})
         notes.append("Measuring was cancelled; the decision rests on fewer signals.")
@@ -318,8 +273,8 @@ async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
 
 
 async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-    """Answers of the arm that was settled on: those of ICL as they are, or anew with the adapter. Where the
-    caller wants votes, further views answer, too."""
+    """Answers of the arm that was settled on: those of ICL, the queries asked now that were not before, or anew with
+    the adapter. Where the caller wants votes, further views answer, too."""
     context, request, started = runtime.context, state["request"], time.perf_counter()
     chosen, in_context = state["hit"] or None, True
     if chosen is None and state["arm"].startswith("train:"):
@@ -329,8 +284,7 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     if chosen is None and state["arm"].startswith("reuse:"):
         chosen = state["candidate"]
     if chosen is None:
-        assert state["icl"] is not None
-        return {"adapter": "", **await vote(state["icl"], None, True, state, context)}
+        return await _in_context(state, runtime)
     alone = state["icl"] is None
 
     def should_stop() -> bool:  # in-context learning's answers are there to fall back to, or nothing is
@@ -358,14 +312,27 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         if state["icl"] is None:
             raise
         runtime.stream_writer(events.FellBack(str(error)))
-        step = Step("answer", time.perf_counter() - started, {"failed": str(error)})
-        return {"answers": state["icl"], "arm": "icl", "adapter": "", "fallback": str(error), "steps": [step]}
+        failed = Step("answer", time.perf_counter() - started, {"failed": str(error)})
+        result, asked = await complete(state, runtime)
+        fallen = {"arm": "icl", "adapter": "", "fallback": str(error), "steps": [failed, *asked]}
+        return fallen | _whole(state, result) | {"answers": result}
     detail = {"adapter": chosen.content_hash[:12], "attach_s": attach_s}
     if not in_context:
         detail["demonstrations"] = 0
     steps = [Step("answer", seconds, detail), *voted.pop("steps", [])]
     notes += voted.pop("notes", [])
     return {"adapter": chosen.content_hash, "steps": steps, "notes": notes, **voted}
+
+
+async def _in_context(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+    result, asked = await complete(state, runtime)
+    voted = await vote(result, None, True, state, runtime.context)
+    steps = [*asked, *voted.pop("steps", [])]
+    return {"adapter": "", "steps": steps, **_whole(state, result), **voted}
+
+
+def _whole(state: State, result: ICLResult) -> dict[str, Any]:
+    return {"icl": result, "asked": tuple(range(len(state["request"].queries)))}
 
 
 async def record(state: State, runtime: Runtime[Context]) -> dict[str, Any]:

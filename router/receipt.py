@@ -21,7 +21,7 @@ class Step:
     """One thing that was done, and what it cost."""
 
     name: str
-    """`look-up`, `icl`, `signals`, `reuse-check`, `neighbours`, `probe`, `search`, `train`,
+    """`look-up`, `sample`, `icl`, `signals`, `reuse-check`, `neighbours`, `probe`, `search`, `train`,
     `guard`, `answer`, `vote`."""
     seconds: float
     detail: Mapping[str, Any] = field(default_factory=dict)
@@ -52,8 +52,9 @@ class Receipt:
     arm: str
     """The arm that answered."""
     answers: tuple[Answered, ...]
-    icl_answers: tuple[Answered, ...]
-    """What in-context learning said, before any votes, where it was asked; empty otherwise."""
+    icl_answers: tuple[Answered | None, ...]
+    """What in-context learning said, before any votes; None of queries that it was not asked, empty where it was asked
+    none."""
     steps: tuple[Step, ...]
     decisions: tuple[Mapping[str, Any], ...]
     """`policies.Decision`s in order, as plain values."""
@@ -88,6 +89,12 @@ class Receipt:
     @property
     def texts(self) -> tuple[str, ...]:
         return tuple(a.text for a in self.answers)
+
+    @property
+    def icl_texts(self) -> tuple[str, ...]:
+        """What in-context learning said, before any votes, where it was asked all queries; empty otherwise."""
+        said = tuple(a.text for a in self.icl_answers if a is not None)
+        return said if len(said) == self.n_queries else ()
 
     @property
     def reason(self) -> str:
@@ -161,7 +168,7 @@ class Receipt:
             raise ValueError(f"This receipt has version {data.get('version')!r}, expected {RECEIPT_VERSION}.")
         values = {k: v for k, v in data.items() if k != "seconds"}
         for key in ("answers", "icl_answers"):
-            values[key] = tuple(Answered(**a) for a in values[key])
+            values[key] = tuple(None if a is None else Answered(**a) for a in values[key])
         values["steps"] = tuple(Step(**s) for s in values["steps"])
         values["decisions"] = tuple(values["decisions"])
         values["notes"] = tuple(values["notes"])

@@ -75,18 +75,26 @@ def expected_costs(
 ) -> Costs:
     """Seconds of what may still be paid, on this machine; of a training, what is left of it after a probe, or with
     `probed` false all of it."""
-    batches = max(math.ceil(n_queries / BATCH), math.ceil(size.query_tokens / BATCH_TOKENS))
     whole = size.train_tokens(recipe)
     left = size.rest_tokens(recipe) if probed else whole
-    sizes = Sizes(
-        n_demonstrations=size.n_demonstrations,
-        prefix_tokens=size.prefix_tokens,
-        query_tokens=size.query_tokens,
-        decode_steps=batches * size.longest_answer,
+    sizes = replace(
+        _answering(size, n_queries, n_queries),
         probe_train_tokens=size.probe_tokens(recipe),
         train_tokens=left,
     )
     return replace(costs.costs(sizes), by_probe_s=costs.predict("train", max(0, whole - left)))
+
+
+def icl_seconds(costs: CostModel, size: TaskSize, n: int, of: int) -> float:
+    """Seconds of asking `n` of `of` queries in context, on this machine; 0 for none."""
+    return costs.icl_s(_answering(size, n, of)) if n else 0.0
+
+
+def _answering(size: TaskSize, n: int, of: int) -> Sizes:
+    """What it takes to answer `n` of `of` queries."""
+    tokens = round(size.query_tokens * n / max(of, 1))
+    batches = max(math.ceil(n / BATCH), math.ceil(tokens / BATCH_TOKENS))
+    return Sizes(size.n_demonstrations, size.prefix_tokens, tokens, batches * size.longest_answer, 0, 0)
 
 
 def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float = math.inf) -> Situation:
@@ -96,10 +104,13 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     n = size.n_demonstrations
     probed = request.arm == "auto" and state.get("start") is None
     judged_first = request.arm == "auto" and n >= MIN_DEMONSTRATIONS and state.get("evidence") is None
-    trained = state.get("chosen") or recipe
-    expected = expected_costs(costs, size, len(request.queries), trained, probed=probed)
+    trained, n_queries = state.get("chosen") or recipe, len(request.queries)
+    expected = expected_costs(costs, size, n_queries, trained, probed=probed)
     training_s = (expected.probe_s if judged_first else 0.0) + expected.train_s
     trains = n > 0 and request.when == "wait" and training_s + expected.answer_s < remaining_s
+    if request.arm == "auto":
+        rest_s = icl_seconds(costs, size, n_queries - len(state["asked"]), n_queries)
+        expected = replace(expected, answer_s=max(0.0, expected.answer_s - rest_s))
     feasible = ["icl" if n else "zero-shot"]
     candidate = state.get("candidate")
     checked = None

@@ -99,6 +99,9 @@ class State(TypedDict, total=False):
     start: Start | None
     """Where training begins, if not at nothing. `evidence` is then that of the check of these adapters."""
     icl: ICLResult | None
+    """In-context answers to the queries that were asked so far."""
+    asked: tuple[int, ...]
+    """Their numbers: all, or the sample that the decision rests on."""
     signals: Signals
     decisions: Annotated[list[Decision], add]
     evidence: CrossFitResult | None

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 
@@ -151,6 +151,7 @@ async def answer(
     task: Task,
     queries: Sequence[Query],
     *,
+    only: Sequence[int] | None = None,
     adapter: str | None = None,
     in_context: bool = True,
     priority: Priority = Priority.ANSWER,
@@ -162,15 +163,19 @@ async def answer(
     """Answer `queries` by greedy decoding after the task's demonstrations, or without them.
 
     Args:
+        only: numbers of the queries to answer, after the very prompt that all of them have; all when None.
         max_tokens: of each answer, at most; the task's own budget is never exceeded where it has demonstrations.
         until: `time.monotonic()` after which decoding ends and the answers stay as they are, unfinished.
-        emit: gets a query's number and what is sure of its answer so far, on the engine's thread.
+        emit: gets a query's number, among those that are answered, and what is sure of its answer so far, on the
+            engine's thread.
 
     Raises:
         ContextOverflow: a query, or the shortest demonstration, does not fit.
         Cancelled: `should_stop` said so, or `until` came before there was any token of any answer.
     """
     prompt = write_prompt(engine, task, queries, in_context=in_context, max_tokens=max_tokens)
+    if only is not None:
+        prompt = replace(prompt, questions=tuple(prompt.questions[i] for i in only))
     (answers,), passes = await run_prompts(engine, [prompt], adapter, priority, should_stop, until, emit)
     n_head = len(prompt.fmt.head())
     return ICLResult(

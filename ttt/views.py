@@ -23,6 +23,8 @@ from ttt.vote import Agreement, Vote, agreement, hierarchical, plurality
 
 SHARED_TOKENS = 4096
 """Prompt tokens of one tree at most, unless one view alone has more: every token's mask spans all of them."""
+SAMPLE = 8
+"""Queries that an average over queries is taken of."""
 DRAWS = 20
 """Tries for each further view that is not there yet; a short task has few."""
 
@@ -279,6 +281,12 @@ def _elected(rule: Callable[[Iterable[Vote]], str], found: Sequence[ViewAnswers]
     return max((a for a in said if a.text == winner), key=lambda a: a.logprob)
 
 
+def spread(n: int, k: int) -> tuple[int, ...]:
+    """At most `k` of the numbers 0 to `n` − 1, evenly spread, first and last among them."""
+    k = min(k, n)
+    return tuple(dict.fromkeys(round(i * (n - 1) / max(k - 1, 1)) for i in range(k)))
+
+
 async def consistency(
     engine: Engine,
     task: Task,
@@ -286,7 +294,7 @@ async def consistency(
     plain: ICLResult,
     *,
     n_views: int = 2,
-    n_queries: int = 8,
+    n_queries: int = SAMPLE,
     seed: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Consistency:
@@ -295,9 +303,7 @@ async def consistency(
 
     At most `n_queries` queries, evenly spread, are looked at: the signal is an average.
     """
-    n = min(n_queries, len(queries))
-    sample = tuple(round(i * (len(queries) - 1) / max(n - 1, 1)) for i in range(n))
-    sample = tuple(dict.fromkeys(sample))
+    sample = spread(len(queries), n_queries)
     rng, here = random.Random(seed), space(task)
     views = []
     for i in range(n_views):

@@ -182,8 +182,9 @@ def explanation(receipt: Receipt, task: TaskRow, outcomes: tuple[OutcomeRow, ...
     for i, answered in enumerate(receipt.answers):
         cut = "" if answered.finished else ", cut at the token limit"
         said = ""
-        if i < len(receipt.icl_answers) and receipt.icl_answers[i].text != answered.text:
-            said = f"; in-context learning said {shortened(receipt.icl_answers[i].text, 40)}"
+        first = receipt.icl_answers[i] if i < len(receipt.icl_answers) else None
+        if first is not None and first.text != answered.text:
+            said = f"; in-context learning said {shortened(first.text, 40)}"
         text = f"{shortened(answered.text, 60)}  (log-probability {answered.logprob:.2f} nats{cut}){said}"
         lines.append(f"  query {i:<4}{text}")
     for note in receipt.notes:

@@ -96,6 +96,8 @@ def event_line(event: events.Event) -> str:
         case events.ICLDone():
             n = len(event.answers)
             return f"{counted(n, 'query')} answered without training in {duration(event.seconds)}."
+        case events.Sampled():
+            return f"{event.n} of {counted(event.of, 'query')} answered without training in {duration(event.seconds)}."
         case events.SignalsReady():
             return f"Signals measured in {duration(event.seconds)}."
         case events.Decided():

@@ -62,7 +62,7 @@ def test_training_answers_what_prompting_cannot_and_the_second_time_costs_no_tra
 
     first = router.ask(task, queries, worth_s=1000.0)
 
-    icl = share_right(tuple(a.text for a in first.icl_answers), gold)
+    icl = share_right(first.icl_texts, gold)
     assert first.arm.startswith("train:"), first.decisions[-1]["reason"]
     assert share_right(first.texts, gold) >= icl + 0.25
     assert _base_hash(router) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -10,7 +11,8 @@ from policies.baselines import AlwaysArm
 from policies.checks import further_seconds
 from policies.errors import PolicyError
 from policies.gain import GainModel
-from policies.replay import replay, situation_of
+from policies.outcomes import TaskOutcome
+from policies.replay import Asked, before_training_s, replay, situation_of
 from policies.rule import Rule
 from tests.policies.simulated import TRAIN, simulate
 from tests.policies.situations import Looking
@@ -84,3 +86,40 @@ def test_the_probe_is_hidden_until_asked_for() -> None:
 def test_a_row_without_icl_can_not_start_a_cascade() -> None:
     with pytest.raises(PolicyError, match="no outcome of icl"):
         replay(Rule(), replace(ROW, arms={TRAIN: TRAINED}), 30.0)
+
+
+def sampled(sample_s: float = 1.5) -> TaskOutcome:
+    parts = {"icl": ICL.seconds, "sample": sample_s}
+    return replace(ROW, arms={**ROW.arms, "icl": replace(ICL, seconds_parts=parts)})
+
+
+def test_a_sample_in_place_of_all_queries_is_paid_for_where_training_is_likely() -> None:
+    row, unsampled = sampled(), replay(EAGER, ROW, 1e5)
+    done = replay(EAGER, row, 1e5)
+    assert unsampled.probed and done.probed and done.arm == unsampled.arm
+    owed = 0.0 if done.arm != "icl" else ICL.seconds
+    assert done.seconds == pytest.approx(unsampled.seconds - ICL.seconds + 1.5 + owed)
+    assert replay(AlwaysArm(TRAIN), row, 30.0).seconds == pytest.approx(
+        replay(AlwaysArm(TRAIN), ROW, 30.0).seconds - ICL.seconds + 1.5
+    )
+
+
+def test_staying_after_a_sample_pays_for_it_and_for_all_of_icl() -> None:
+    worse = {**ROW.signals, "probe_logprob_after": -9.0}
+    row = replace(sampled(), signals=worse)
+    done = replay(EAGER, row, 1e5)
+    assert ROW.probe is not None
+    assert done.probed and done.arm == "icl"
+    assert done.seconds == pytest.approx(1.5 + ROW.probe.seconds + ICL.seconds)
+    assert replay(AlwaysArm("icl"), row, 30.0).seconds == ICL.seconds, "who stays at once asks all at once"
+    assert replay(Rule(), row, 1e-3).seconds == ICL.seconds
+
+
+def test_before_any_query_was_asked_nothing_is_known_of_them_and_staying_owes_them() -> None:
+    row = sampled()
+    none, some, every = (situation_of(row, 30.0, asked=a, measured=False) for a in get_args(Asked))
+    assert none.signals.query_logprob is None and none.signals.query_margin is None
+    assert some.signals == every.signals and some.signals.query_logprob is not None
+    assert none.costs == some.costs
+    assert some.costs.answer_s == max(0.0, every.costs.answer_s - ICL.seconds)
+    assert before_training_s(row) == 1.5 and before_training_s(ROW) == ICL.seconds

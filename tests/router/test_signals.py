@@ -14,6 +14,7 @@ from policies.types import Signals
 from router.signals import (
     cheap_signals,
     expected_costs,
+    icl_seconds,
     situation,
     unmeasured,
     with_consistency,
@@ -111,7 +112,7 @@ def state(n: int, **more: object) -> State:
     task = ok_task(n) if n else Task()
     request = Request("e", task, (Query("q"),), "auto", 30.0, 0.0, (QUICK, QUICK), 0)
     size = replace(SIZE, n_demonstrations=n)
-    filled = State(request=request, task=task, size=size, signals=unmeasured(task, size, 1, 0.0))
+    filled = State(request=request, task=task, size=size, signals=unmeasured(task, size, 1, 0.0), asked=(0,))
     filled.update(more)  # type: ignore[typeddict-item]
     return filled
 
@@ -163,3 +164,15 @@ def test_training_asked_for_outright_is_priced_whole_and_without_evidence_for_a_
     assert not here.probe_feasible
     whole = costs.predict("train", state(6)["size"].train_tokens(QUICK)) + here.costs.answer_s
     assert further_seconds(here, "train:quick") == pytest.approx(whole)
+
+
+def test_queries_that_were_not_asked_yet_are_owed_by_staying_too() -> None:
+    costs = CostModel.guess(1_000_000)
+    whole = state(6)
+    n = len(whole["request"].queries)
+    here, before = situation(whole, costs, QUICK), situation({**whole, "asked": ()}, costs, QUICK)
+    assert here.costs.answer_s == pytest.approx(icl_seconds(costs, whole["size"], n, n)) and n == 1
+    assert before.costs == replace(here.costs, answer_s=0.0)
+    half = icl_seconds(costs, SIZE, 32, 64)
+    assert 0 < half < icl_seconds(costs, SIZE, 64, 64) and icl_seconds(costs, SIZE, 0, 64) == 0.0
+    assert half == pytest.approx(costs.icl_s(Sizes(4, 100, 30, 3, 0, 0)))
