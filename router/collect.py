@@ -1,7 +1,7 @@
 """Outcomes in quantity: every arm on every task, a row of signals and outcomes each. The core of `ttt-router collect`.
 
-What a policy learns from. One run measures all signals, the probe among them, and gives the ICL answers that
-every arm is compared with; the other arms then answer beside it, whatever a policy would have chosen. Tasks
+What a policy learns from. One run measures all signals, the probe among them, gives the ICL answers that every arm is
+compared with, and goes on from the probe to train; the other arms then answer beside it, whatever a policy would have chosen. Tasks
 come one after the other, so all seconds are those of a path alone. Rows (see `policies.outcomes`) hold no text
 of a task; their file grows as tasks are done, and is gone on with (`outcome_file.py`).
 """
@@ -62,17 +62,22 @@ class Collected:
     """Tasks without a row: family, seed and why. The next run tries them again."""
 
 
+@dataclass(frozen=True, slots=True)
 class Shadow:
-    """Sees everything, changes nothing: probes where that is feasible, then answers in context."""
+    """Sees everything: probes where that is feasible, and then trains, whatever the probe has shown, where training is
+    among the arms, so that its beginning is not trained twice. Else it answers in context."""
 
-    version = "shadow-1"
-    reads = MEASURED
+    trains: bool
+    version: str = "shadow-2"
+    reads: frozenset[str] = MEASURED
 
     def decide(self, situation: Situation) -> Decision:
         reason = "Collecting outcomes: all signals are measured, and every arm answers."
         if situation.probe_feasible:
             return Decision("probe", None, 1.0, None, None, situation.costs.probe_s, reason, self.version)
-        return Decision("answer", stay_arm(situation), 1.0, None, None, 0.0, reason, self.version)
+        arm = next((a for a in situation.feasible if self.trains and a.startswith("train:")), None)
+        arm = arm or stay_arm(situation)
+        return Decision("answer", arm, 1.0, None, None, 0.0, reason, self.version, weighed=True)
 
 
 def collect(
@@ -107,7 +112,8 @@ def collect(
     with (
         tempfile.TemporaryDirectory(prefix="ttt-router-collect-") as own,
         Router.open(
-            replace(in_one_process(settings), data_dir=own, database_url=""), policy=Shadow()
+            replace(in_one_process(settings), data_dir=own, database_url=""),
+            policy=Shadow("ttt" in asked.arms),
         ) as agent,
     ):
         loaded = agent.parts.engine.loaded
@@ -161,7 +167,8 @@ def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -
     """
     measured = report["auto"]
     steps = {step["name"]: step for step in measured["steps"]}
-    if measured["fallback"] or any("cancelled" in step["detail"] for step in steps.values()):
+    unmeasured = [steps[name]["detail"] for name in ("signals", "probe") if name in steps]
+    if any("failed" in detail or "cancelled" in detail for detail in unmeasured):
         raise TrainingFailed(
             f"Not all signals were measured: {measured['fallback'] or 'it was interrupted.'}"
         )

@@ -98,8 +98,10 @@ def test_one_pass_in_context_serves_all_arms(
     kinds = [type(p.event) for p in seen]
     assert kinds.count(ICLDone) == 1
     decisions = [p.event.decision for p in seen if isinstance(p.event, Decided)]
-    assert [d.step for d in decisions] == ["probe", "answer", "answer"]
-    assert [d.policy for d in decisions[:2]] == [Shadow.version] * 2
+    assert [(d.step, d.arm) for d in decisions] == [("probe", None), ("answer", "train:quick")]
+    assert [d.policy for d in decisions] == [Shadow(True).version] * 2
+    trained = [p.event.step for p in seen if isinstance(p.event, TrainingStep) and p.event.phase == "train"]
+    assert trained == list(range(QUICK.probed + 1, QUICK.steps + 1)), "once, on from the probe"
     last = seen[-1].row
     assert last is not None and list(last["arms"]) == ["icl", "ttt"]
 
