@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from policies.errors import PolicyError
 from policies.learned import fit
 from policies.outcomes import TaskOutcome, read_rows
-from policies.replay import replay
+from policies.replay import before_training_s, replay
 from policies.rule import Rule
 from policies.types import Policy
 from policies.utility import utility, worth
@@ -125,7 +125,7 @@ def best_utilities(rows: Sequence[TaskOutcome], how: Settings) -> dict[Key, floa
 
     def cascade(row: TaskOutcome, trains: bool) -> float:
         icl, arm = row.arms["icl"], row.arms[how.arm]
-        seconds = icl.seconds + (arm.seconds if trains else 0.0)
+        seconds = before_training_s(row) + arm.seconds if trains else icl.seconds
         return utility((arm if trains else icl).correct * row.n_expected, seconds, how.worth_s)
 
     families: dict[tuple[str, str, str], list[TaskOutcome]] = defaultdict(list)

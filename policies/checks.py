@@ -74,11 +74,22 @@ def further_seconds(situation: Situation, arm: ArmName) -> float:
     came before begins by one: the guard judges it by that."""
     costs = situation.costs
     if arm == stay_arm(situation):
-        return 0.0
+        return costs.rest_s
     if not arm.startswith("train:"):
         return costs.answer_s
     probe_s = costs.probe_s if situation.probe_feasible and not situation.signals.probed else 0.0
     return probe_s + costs.train_s + costs.answer_s
+
+
+def beyond_staying(situation: Situation, seconds: float) -> float:
+    """How many of an arm's `seconds` staying would save, at least 0."""
+    return max(0.0, seconds - situation.costs.rest_s)
+
+
+def spent(situation: Situation, seconds: float) -> str:
+    """An arm's seconds, for people; beside them what staying still takes."""
+    rest_s = situation.costs.rest_s
+    return f"{seconds:.3g} s" + (f" (in context {rest_s:.3g} s)" if rest_s else "")
 
 
 def answer(situation: Situation, arm: ArmName, reason: str, policy: str, propensity: float = 1.0) -> Decision:

@@ -4,7 +4,7 @@ Three rates: `prefill` (seconds per token scored or read as a prompt), `train` (
 on) and `decode` (seconds per decoding step; a step serves a whole batch). They start as guesses from
 FLOP/s, and follow what is observed: the first observation replaces the guess, the first few are averaged,
 later ones are weighted exponentially. As long as nothing was trained, the rate of training goes in proportion to that of
-reading: in-context learning, which always comes first, is what calibrates a new machine.
+reading: in-context learning, which comes first on a new machine, is what calibrates it.
 
 Knows nothing of models beyond their parameter count, nor of load: on a shared machine seconds swing by two.
 """
@@ -115,6 +115,10 @@ class CostModel:
         if kind == "prefill" and tokens >= CALIBRATING_TOKENS and not train.observations:
             scaled = train.seconds_per_token * rate.seconds_per_token / before
             train.seconds_per_token = min(max(scaled, _RATE_MIN_S), _RATE_MAX_S)
+
+    def observed(self, kind: Kind) -> bool:
+        """Whether this machine's rate was ever observed; else it is a guess, or in proportion to one that was."""
+        return self._rate(kind).observations > 0
 
     def icl_s(self, sizes: Sizes) -> float:
         """One ICL pass: the prefix once, all queries, decoding."""

@@ -5,7 +5,8 @@ means over families with family-bootstrap intervals (95 %), paired between ways.
 answers per task: Σ P(correct) − seconds ÷ worth, over the queries asked and those expected later.
 
 The oracle knows the outcomes. The better of two noisy arms flatters it, so it is cross-fitted: it chooses on
-one random half of the queries' outcomes and is scored on the other. It pays for ICL like any cascade.
+one random half of the queries' outcomes and is scored on the other. It pays for ICL like any cascade, or for the sample
+where one was timed and it trains.
 The best fixed arm is chosen in hindsight, on these very rows. Rows know no guard: training is taken as it is.
 """
 
@@ -22,7 +23,7 @@ from policies.errors import PolicyError
 from policies.families import FamilyBootstrap, Interval
 from policies.features import Array
 from policies.learned import DEFAULT_CONFIDENCE, Learned, fit
-from policies.outcomes import TaskOutcome
+from policies.outcomes import SAMPLE, TaskOutcome
 from policies.replay import before_training_s, replay
 from policies.rule import Rule
 from policies.types import ArmName, Policy
@@ -213,10 +214,10 @@ def threshold(rows: Sequence[TaskOutcome], strong: ArmName, worth_s: float) -> W
     """Train where ICL's answers are less likely than a threshold, which is chosen on the other families."""
     unsure = np.array([-(row.signals["query_logprob"] or 0.0) for row in rows])
     icl, trained = fixed(rows, "icl"), fixed(rows, strong)
-    first_s = np.array([before_training_s(row) for row in rows])
-    stay_s = icl.seconds + np.where(first_s < icl.seconds, first_s, 0.0)
+    trained_s = np.array([before_training_s(row) for row in rows]) + trained.seconds
+    stay_s = icl.seconds + np.array([row.arms["icl"].seconds_parts.get(SAMPLE, 0.0) for row in rows])
     queries = n_queries(rows)
-    gain = (trained.correct - icl.correct) * queries - trained.seconds / worth_s
+    gain = (trained.correct - icl.correct) * queries - (trained_s - stay_s) / worth_s
     families = np.array([row.family for row in rows])
     _, index = np.unique(families, return_inverse=True)
     order = np.argsort(-unsure, kind="stable")
@@ -229,7 +230,7 @@ def threshold(rows: Sequence[TaskOutcome], strong: ArmName, worth_s: float) -> W
         taken[index == family] = unsure[index == family] >= limit
     return Way(
         np.where(taken > 0, trained.correct, icl.correct),
-        np.where(taken > 0, first_s + trained.seconds, stay_s),
+        np.where(taken > 0, trained_s, stay_s),
         taken,
         np.zeros(len(rows)),
     )

@@ -1,6 +1,7 @@
 """Exploration without risk: now and then, train in the shadow of an answer that ICL has given.
 
-Only a task that stays hides what training would have brought; one that trains shows both arms. So where a
+Only a task that stays hides what training would have brought; one that trains shows both arms, on the queries that
+were asked in context, too. So where a
 policy stays although training might pay (at the upper end of its estimate), a shadow training is drawn with
 probability min(½, budget ÷ its seconds). The answer stays ICL's; the shadow's is kept beside it, so that
 later evidence judges both. In expectation no task costs more than the budget. The true probability is

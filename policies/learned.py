@@ -1,6 +1,7 @@
 """The learned policy: the step whose utility is highest by a lower bound of the learned gain.
 
-With V = expected queries × worth (seconds), and for each arm a gain g with its lower bound g₋ and cost c:
+With V = expected queries × worth (seconds), and for each arm a gain g with its lower bound g₋ and cost c, beyond that of the
+queries that staying would still ask in context:
 
     stay              0
     an arm now        g₋ · V − c − cost of the probe, by which its training begins: where this is best the probe is next,
@@ -25,7 +26,15 @@ from functools import cached_property
 
 from scipy.special import ndtr, stdtrit
 
-from policies.checks import check_finite, check_situation, content_hash, further_seconds, stay_arm
+from policies.checks import (
+    beyond_staying,
+    check_finite,
+    check_situation,
+    content_hash,
+    further_seconds,
+    spent,
+    stay_arm,
+)
 from policies.errors import PolicyError
 from policies.estimator import MIN_FAMILIES, UNKNOWN_MODEL_SPREAD, ArmModel, Estimate, arm_as_json, fit_arms
 from policies.features import Stage
@@ -123,9 +132,9 @@ class Learned:
                 o for arm in trainable if arm in self.arms and (o := self._probe(situation, arm)) is not None
             ]
         if not options:
-            return Decision(
-                "answer", stay, 1.0, 0.0, 0.0, 0.0, f"No other arm is feasible: {stay} answers.", self.version
-            )
+            reason = f"No other arm is feasible: {stay} answers."
+            rest_s = situation.costs.rest_s
+            return Decision("answer", stay, 1.0, 0.0, 0.0, rest_s, reason, self.version)
         best = max(options, key=lambda option: option.net_s)
         return self._stay(situation, best, options) if best.net_s <= 0 else self._take(situation, best)
 
@@ -133,7 +142,7 @@ class Learned:
         estimate, stage, lacking = self.estimate(arm, situation)
         low = max(-1.0, estimate.low(self.confidence))
         seconds = further_seconds(situation, arm)
-        net = low * _value(situation) - seconds
+        net = low * _value(situation) - beyond_staying(situation, seconds)
         return _Option(
             "answer", arm, net, estimate.expected, low, seconds, stage, tuple(lacking), estimate.sd
         )
@@ -143,7 +152,7 @@ class Learned:
             self.rule.gain.estimate_reuse(situation.signals, situation.checked),
             further_seconds(situation, arm),
         )
-        net = gain.low * _value(situation) - seconds
+        net = gain.low * _value(situation) - beyond_staying(situation, seconds)
         return _Option("answer", arm, net, gain.expected, gain.low, seconds, None, (), 0.0)
 
     def _probe(self, situation: Situation, arm: ArmName) -> _Option | None:
@@ -157,7 +166,8 @@ class Learned:
         told = math.sqrt(max(0.0, now.sd**2 - sd**2))
         margin = float(stdtrit(model.stages["probe"].df, self.confidence)) * unsure
         value, cost = _value(situation), situation.costs.train_s + situation.costs.answer_s
-        net = _mean_above_zero((now.expected - margin) * value - cost, told * value) - situation.costs.probe_s
+        paid = beyond_staying(situation, cost)
+        net = _mean_above_zero((now.expected - margin) * value - paid, told * value) - situation.costs.probe_s
         low = max(-1.0, now.low(self.confidence))
         return _Option(
             "probe",
@@ -206,7 +216,8 @@ class Learned:
         trained = next((option for option in options if option.arm == arm), None)
         if trained is not None:
             details["gain_high"] = trained.expected + EXPLORED_SDS * trained.sd
-        return Decision("answer", "icl", 1.0, 0.0, 0.0, 0.0, reason, self.version, details)
+        rest_s = situation.costs.rest_s
+        return Decision("answer", "icl", 1.0, 0.0, 0.0, rest_s, reason, self.version, details)
 
     def _account(self, situation: Situation, best: _Option) -> str:
         n = _expected_queries(situation)
@@ -214,7 +225,7 @@ class Learned:
         text = (
             f"{best.arm} is expected to add {best.expected:.2f} (at least {best.low:.2f}, "
             f"{self.confidence:.0%} sure) correct answers per query over {queries}, learned from "
-            f"{len(self.provenance.families)} families; it costs {best.seconds:.3g} s, worth "
+            f"{len(self.provenance.families)} families; it costs {spent(situation, best.seconds)}, worth "
             f"{situation.worth_s:g} s per correct answer: break-even {_breakeven(situation, best.seconds):.3g}."
         )
         if best.stage is None:
@@ -318,7 +329,7 @@ def _value(situation: Situation) -> float:
 
 
 def _breakeven(situation: Situation, seconds: float) -> float:
-    return breakeven_gain(seconds, _expected_queries(situation), situation.worth_s)
+    return breakeven_gain(beyond_staying(situation, seconds), _expected_queries(situation), situation.worth_s)
 
 
 def _details(situation: Situation, best: _Option) -> dict[str, float]:

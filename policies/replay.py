@@ -88,9 +88,8 @@ def situation_of(
         train_s = min(sum(parts), first.seconds) if parts else first.seconds
         answer_s = first.seconds - train_s
         by_probe_s = min(first.seconds_parts.get(BY_PROBE, 0.0), train_s) if has_probe else 0.0
-    if asked != "all":
-        answer_s = max(0.0, answer_s - row.arms["icl"].seconds)
-    costs = Costs(probe_s, train_s - by_probe_s, answer_s, by_probe_s)
+    rest_s = 0.0 if asked == "all" else row.arms["icl"].seconds
+    costs = Costs(probe_s, train_s - by_probe_s, answer_s, by_probe_s, rest_s)
     return Situation(signals, costs, feasible, has_probe and not probed, worth_s)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from policies.checks import check_situation, content_hash, further_seconds, stay_arm
+from policies.checks import beyond_staying, check_situation, content_hash, further_seconds, spent, stay_arm
 from policies.errors import PolicyError
 from policies.gain import Gain, GainModel
 from policies.types import ArmName, Decision, Situation
@@ -97,7 +97,7 @@ class Rule:
     def _choice(self, situation: Situation, arm: ArmName, gain: Gain) -> tuple[float, ArmName, Gain]:
         """What `arm` surely brings, in seconds: lower bound × queries × worth − seconds."""
         value_s = gain.low * _expected_queries(situation) * situation.worth_s
-        return value_s - further_seconds(situation, arm), arm, gain
+        return value_s - beyond_staying(situation, further_seconds(situation, arm)), arm, gain
 
     def _worth_probing(self, situation: Situation, reuse: ArmName | None) -> bool:
         """Could training, at best, win more than all that it costs, and more than reuse surely does?"""
@@ -110,7 +110,7 @@ class Rule:
                 self._choice(situation, reuse, self.gain.estimate_reuse(signals, situation.checked))[0],
             )
         best_s = best * _expected_queries(situation) * situation.worth_s
-        return best_s - (costs.probe_s + costs.train_s + costs.answer_s) > sure_s
+        return best_s - beyond_staying(situation, costs.probe_s + costs.train_s + costs.answer_s) > sure_s
 
     def _too_dear(self, situation: Situation) -> str:
         costs, n = situation.costs, _expected_queries(situation)
@@ -118,7 +118,7 @@ class Rule:
         best = self.gain.estimate(situation.signals).optimistic
         return (
             f"training could add at best {best:.2f} correct answers per query over {_queries(n)}; "
-            f"probe, training and answer cost {seconds:.3g} s, worth {situation.worth_s:g} s per correct "
+            f"probe, training and answer cost {spent(situation, seconds)}, worth {situation.worth_s:g} s per correct "
             f"answer: break-even {_breakeven(situation, seconds):.3g}"
         )
 
@@ -147,7 +147,7 @@ class Rule:
             what = "training, judged without a probe,"
         return (
             f"{_sentence(what)} is expected to add {gain.expected:.2f} (at least {gain.low:.2f}) correct "
-            f"answers per query over {_queries(n)}; it costs {seconds:.3g} s, worth {situation.worth_s:g} s "
+            f"answers per query over {_queries(n)}; it costs {spent(situation, seconds)}, worth {situation.worth_s:g} s "
             f"per correct answer: break-even {_breakeven(situation, seconds):.3g}."
         )
 
@@ -179,7 +179,8 @@ class Rule:
         details: dict[str, float] = {}
         if declined is not None and declined_arm is not None:
             details = _details(situation, declined, further_seconds(situation, declined_arm))
-        return Decision("answer", arm, 1.0, zero, zero, 0.0, reason, self.version, details)
+        rest_s = situation.costs.rest_s
+        return Decision("answer", arm, 1.0, zero, zero, rest_s, reason, self.version, details)
 
 
 def _first(situation: Situation, prefix: str) -> ArmName | None:
@@ -191,7 +192,7 @@ def _expected_queries(situation: Situation) -> float:
 
 
 def _breakeven(situation: Situation, seconds: float) -> float:
-    return breakeven_gain(seconds, _expected_queries(situation), situation.worth_s)
+    return breakeven_gain(beyond_staying(situation, seconds), _expected_queries(situation), situation.worth_s)
 
 
 def _details(situation: Situation, gain: Gain, seconds: float) -> dict[str, float]:

@@ -82,10 +82,11 @@ class Costs:
     """What is left of a training after its probe, whether that has been taken or not; all of it where none is
     feasible."""
     answer_s: float
-    """Answering all queries with an adapter, less what answering in context would still take (nothing, where all were
-    asked)."""
+    """Answering all queries once more with an adapter."""
     by_probe_s: float = 0.0
     """What a probe does for the training after it, beside `train_s`; a training of its own does it itself."""
+    rest_s: float = 0.0
+    """Answering in context the queries that were not asked yet: what staying still takes."""
 
 
 @dataclass(frozen=True, slots=True)

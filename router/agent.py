@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -96,7 +96,8 @@ class Router:
         return cls(chosen, open_parts(chosen, progress, policy))
 
     def ask(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Receipt:
-        """Answer `queries`; options as in `question`. Ctrl-C during training falls back to ICL's answers."""
+        """Answer `queries`; options as in `question`. Ctrl-C during training falls back to ICL's answers
+        (those that were not asked yet are asked then); once more, and there are none."""
         return _receipt(list(self.stream(task, queries, **options))[-1])
 
     def ask_many(
@@ -140,17 +141,21 @@ class Router:
         """`ask` for asynchronous callers."""
         return _receipt([event async for event in self.astream(task, queries, **options)][-1])
 
-    def stream(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Iterator[Event]:
-        """Events as they happen, the last one `Done`; options as in `question`."""
+    def stream(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Generator[Event]:
+        """Events as they happen, the last one `Done`; options as in `question`. Closed early, it ends what goes on."""
         self._check_open()
-        stop = threading.Event()
+        stop, closed = threading.Event(), threading.Event()
         given = options.pop("should_stop", lambda: False)
         events: queue.Queue[Event | BaseException | None] = queue.Queue()
 
         async def pump() -> None:
             try:
                 async for event in self.astream(
-                    task, queries, should_stop=lambda: stop.is_set() or given(), **options
+                    task,
+                    queries,
+                    should_stop=lambda: stop.is_set() or given(),
+                    abandoned=closed.is_set,
+                    **options,
                 ):
                     events.put(event)
             except BaseException as error:  # handed to the caller below
@@ -175,6 +180,7 @@ class Router:
                 yield item
         finally:
             stop.set()
+            closed.set()
             wait([pumping])
 
     async def astream(
@@ -234,6 +240,7 @@ class Router:
         max_tokens: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         should_hurry: Callable[[], bool] = lambda: False,
+        abandoned: Callable[[], bool] = lambda: False,
         episode_id: str | None = None,
         patient: bool = False,
         reuse: str | None = None,
@@ -257,6 +264,7 @@ class Router:
             max_tokens: of each answer, at most.
             should_stop: asked between slices of work; True ends training early and falls back to ICL.
             should_hurry: asked likewise; True ends measuring, voting and training, and answers are still written.
+            abandoned: asked likewise, where `should_stop` is True; True ends answering in context, too.
             patient: everybody else's answers go before this one.
             episode_id: names the episode in place of a random id; one that is there already is left as it is.
             reuse: `near` tries adapters of like tasks, `off` none (docs/reuse.md).
@@ -327,6 +335,7 @@ class Router:
             parts.owner,
             should_stop,
             should_hurry,
+            abandoned,
             deadline,
             patient,
             parts.worker,

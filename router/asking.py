@@ -63,12 +63,12 @@ async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     return {**update, "notes": [*cut_short(context), *_notes(state, result)]}
 
 
-async def complete(state: State, runtime: Runtime[Context]) -> tuple[ICLResult, list[Step]]:
-    """In-context answers to all queries: those that are there, and now the others. They are waited for even if training
-    was told to stop; where nobody waits, they end with it.
+async def answer_rest(state: State, runtime: Runtime[Context]) -> tuple[ICLResult, list[Step]]:
+    """In-context answers to all queries: those that are there, and now the others. Told to stop, training has: these are
+    what is wanted in its place, as long as somebody waits.
 
     Raises:
-        Cancelled: nobody waits, and it was told to stop.
+        Cancelled: nobody waits any more.
     """
     there, asked = state["icl"], state["asked"]
     assert there is not None
@@ -77,15 +77,18 @@ async def complete(state: State, runtime: Runtime[Context]) -> tuple[ICLResult, 
         return there, []
     found, step = await _ask(state, runtime, rest)
     whole = _together(there, asked, found, rest)
-    runtime.stream_writer(events.ICLDone(answered(whole), step.seconds))
+    before_s = sum(s.seconds for s in state["steps"] if s.name == "sample")
+    runtime.stream_writer(events.ICLDone(answered(whole), before_s + step.seconds))
     return whole, [step]
 
 
 def _sample(state: State, context: Context) -> tuple[int, ...]:
     """Queries to ask first; none where all are asked. What is known before anything was asked must promise training,
-    and there must be time to ask the others should it fail."""
+    this machine's speed must be known, and there must be time to ask the others should training fail."""
     request, n = state["request"], len(state["request"].queries)
     if request.arm != "auto" or stands(state) or n < LEAST or context.deadline < math.inf:
+        return ()
+    if not context.costs.observed("train") and context.settings.signals != "all":
         return ()
     unmeasured = measured.unmeasured(state["task"], state["size"], n, request.expected_repeats)
     before: State = {**state, "signals": unmeasured, "asked": ()}
@@ -98,9 +101,7 @@ def _sample(state: State, context: Context) -> tuple[int, ...]:
 async def _ask(state: State, runtime: Runtime[Context], which: Sequence[int]) -> tuple[ICLResult, Step]:
     context, request, task = runtime.context, state["request"], state["task"]
     started, detail = time.perf_counter(), dict[str, Any]()
-    needed = (
-        state["icl"] is not None and not context.patient
-    )  # told to stop, training has: its answers are wanted
+    stop = context.should_stop if state["icl"] is None else context.abandoned
     if request.calibrated and labels_of(task):
         calibrated = await answer_calibrated(
             context.engine, task, request.queries, should_stop=context.should_stop
@@ -113,13 +114,13 @@ async def _ask(state: State, runtime: Runtime[Context], which: Sequence[int]) ->
             request.queries,
             only=which,
             priority=context.priority,
-            should_stop=(lambda: False) if needed else context.should_stop,
+            should_stop=stop,
             max_tokens=request.max_tokens,
             until=context.deadline,
             emit=grower(runtime) if stands(state) else None,
         )
     context.costs.observe("prefill", result.prompt_tokens + result.question_tokens, result.prefill_s)
-    if result.decode_steps:
+    if result.decode_steps and len(which) >= min(len(request.queries), LEAST):  # few queries make short steps
         context.costs.observe("decode", result.decode_steps, result.decode_s)
     if len(which) < len(request.queries):
         detail["queries"] = len(which)

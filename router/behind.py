@@ -139,7 +139,13 @@ class Behind:
                         if self._pending is not None:
                             self._pending.add(task, queries, options, tries + 1)
                     async for event in self._ask(
-                        task, queries, when="wait", should_stop=stop.is_set, patient=True, **options
+                        task,
+                        queries,
+                        when="wait",
+                        should_stop=stop.is_set,
+                        abandoned=stop.is_set,
+                        patient=True,
+                        **options,
                     ):
                         if isinstance(event, Done):
                             self.done.append(event.receipt)

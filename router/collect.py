@@ -31,6 +31,7 @@ from ttt.errors import TaskError, TrainingFailed
 from ttt.formats import Family
 from ttt.recipes import find_recipes
 from ttt.task import clean_task, fingerprint
+from ttt.views import SAMPLE as SAMPLED
 
 if TYPE_CHECKING:
     from router.agent import Router
@@ -257,6 +258,7 @@ def _command(
         "queries": options.queries,
         "arms": sorted({"icl", *options.arms}),
         "metric": options.metric,
+        "sample": SAMPLED,
         "recipes": [recipe.id for recipe in find_recipes(settings.recipe)],
         "settings": {k: v for k, v in asdict(settings).items() if k not in left_out},
     }

@@ -30,6 +30,8 @@ class Context:
     should_stop: Callable[[], bool] = lambda: False
     should_hurry: Callable[[], bool] = lambda: False
     """Whether measuring and training end now; answers are still written."""
+    abandoned: Callable[[], bool] = lambda: False
+    """Whether nobody waits for answers any more."""
     deadline: float = math.inf
     """`time.monotonic()` by which there must be an answer."""
     patient: bool = False

@@ -1,7 +1,7 @@
 """The demo: a few task families, three ways to answer each, what that costs, and what the cache saves.
 
 For each family the router is asked once, with a store that starts empty. Always-ICL is read off its
-receipt. Always-TTT is the adapter that the router trained or, where it answered otherwise, a training
+receipt, unless only a sample was asked in context. Always-TTT is the adapter that the router trained or, where it answered otherwise, a training
 asked for outright: one adapter a family, the receipts' steps summed. Right answers are used for judging
 only and never reach the router.
 
@@ -24,7 +24,7 @@ from router.cli.render import counted, duration, event_line
 from router.demo_report import ArmResult, DemoReport, FamilyResult, report_table, total_lines
 from router.demo_tasks import DEFAULT_FAMILIES, DemoTask, demo_task
 from router.errors import RouterError
-from router.events import Event, GuardDone, ICLDone, Started, TrainingStep
+from router.events import Event, GuardDone, ICLDone, Sampled, Started, TrainingStep
 from router.metrics import exact
 from router.plots import Point, cost_accuracy_png
 from router.receipt import Receipt
@@ -159,13 +159,15 @@ class _Guide:
 
     def ask(self, asked: DemoTask, arm: Arm) -> Receipt:
         receipt: Receipt | None = None
-        for event in self.agent.stream(
+        stream = self.agent.stream(
             asked.task, asked.queries, arm=arm, seed=self.seed, should_stop=self.should_stop
-        ):
+        )
+        for event in stream:
             self.on_event(event)
             receipt = getattr(event, "receipt", None)
-        if self.should_stop():
-            raise Cancelled("The demo was stopped before its end and wrote no figures; run it again.")
+            if self.should_stop():
+                stream.close()
+                raise Cancelled("The demo was stopped before its end and wrote no figures; run it again.")
         assert receipt is not None  # the last event is always Done
         n = counted(receipt.n_queries, "query")
         self.on_line(f"  {receipt.arm} answered {n}; {duration(receipt.seconds)} in all.")
@@ -179,7 +181,7 @@ class _Guide:
             self.on_line("  For always-TTT the same task with training asked for outright:")
             forced = self.ask(asked, "ttt")
         plain = auto
-        if not auto.icl_texts or auto.step("sample") is not None:
+        if not auto.icl_at_once:
             self.on_line("  For always-ICL the same task, all queries in context:")
             plain = self.ask(asked, "icl")
         result = FamilyResult(
@@ -226,7 +228,7 @@ def _next(event: Event) -> str:
     match event:
         case Started():
             return "Working on it"
-        case ICLDone():
+        case ICLDone() | Sampled():
             return "Measuring signals"
         case GuardDone(accept=True):
             return "Answering with the adapter"

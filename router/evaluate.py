@@ -2,7 +2,7 @@
 
 An arm's seconds are those of the steps that it would have run alone. Arms share what they have in
 common: the ICL answers and the adapter of the `auto` run are those that `icl` and `ttt` would have
-made (same prompt, same seed, same recipe), so they are not computed twice.
+made (same prompt, same seed, same recipe), so they are not computed twice; the former where all queries were asked at once.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _arms(
     if auto is not None:
         arms["auto"] = _Arm(auto.texts, _parts(auto), auto.arm, _chosen(auto))
     if "icl" in wanted:
-        if auto is not None and auto.icl_texts and auto.step("vote") is None and _at_once(auto):
+        if auto is not None and auto.icl_at_once and auto.step("vote") is None:
             arms["icl"] = _Arm(auto.icl_texts, _parts(auto, "icl"), "icl")
         else:
             receipt = ask("icl")
@@ -226,12 +226,6 @@ def _arms(
             else:
                 arms[name] = _Arm(receipt.texts, _parts(receipt), receipt.arm)
     return {name: arms[name] for name in wanted}, auto
-
-
-def _at_once(receipt: Receipt) -> bool:
-    """Whether all queries were asked in context in one go, as the arm alone would."""
-    step = receipt.step("icl")
-    return step is not None and "queries" not in step.detail
 
 
 def _trained(receipt: Receipt, recipe: str, paid: dict[str, float]) -> _Arm:

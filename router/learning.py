@@ -1,6 +1,7 @@
 """Episodes and what was later said of them → outcome rows that a policy can be fitted on.
 
-An episode that trained has ICL's answers, too: both arms are judged by the right answers that became known.
+An episode that trained has ICL's answers, too, to all queries or to a sample: both arms are judged by the right answers to
+these that became known.
 One that stayed has only ICL's, unless a shadow was trained behind it (its episode is named after it). Only
 where the right answer itself is known can an arm that did not answer be judged: it was given, or the answer that
 was there is said to be right. Queries of which it is not known are left out, whether or not both arms said the
@@ -68,13 +69,23 @@ def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
         )
         row = _row(opened, episode, known, numbers[episode.fingerprint])
         if row is None:
-            left_out["has no right answers by which both ICL and training could be judged"] += 1
+            left_out[
+                "has no right answers by which both ICL and training could be judged"
+                + _unasked(Receipt.from_dict(episode.receipt))
+            ] += 1
             continue
         numbers[episode.fingerprint] += 1
         rows.append(row)
     families = _families(opened, [row.task for row in rows if row.family == row.task])
     rows = [replace(row, family=families.get(row.family, row.family)) for row in rows]
     return rows, [f"{n} episode{'s' * (n != 1)}: {why}." for why, n in left_out.items() if n]
+
+
+def _unasked(receipt: Receipt) -> str:
+    n = sum(a is not None for a in receipt.icl_answers)
+    if n == receipt.n_queries or not n:
+        return ""
+    return f' (ICL was asked {n} of its {receipt.n_queries} queries; signals = "all" asks all)'
 
 
 def trained_pairs(opened: Store, version: str) -> tuple[list[float], list[float], list[str]]:
@@ -219,19 +230,22 @@ def _shadow(opened: Store, episode_id: str) -> Receipt | None:
 
 
 def _in_context(correct: float, n: int, receipt: Receipt) -> dict[str, object]:
-    """As `_arm`. Where a sample was asked first, asking all at once is what it was expected to take."""
-    arm, sample, step = _arm(correct, n, receipt, ("icl",)), receipt.step("sample"), receipt.step("icl")
-    if sample is None:
-        return arm
-    parts = {**arm["seconds_parts"], SAMPLE: sample.seconds}  # type: ignore[dict-item]
-    if step is None or "queries" in step.detail:
-        parts["icl"] = sample.detail["all_s"]
-    return arm | {"seconds": parts["icl"], "seconds_parts": parts}
+    """The outcome of in-context learning. Beside its seconds stands what measuring signals took, and a sample of the
+    queries where one was asked first: asking all at once is then what it was expected to take."""
+    step, sample, measuring = receipt.step("icl"), receipt.step(SAMPLE), receipt.step("signals")
+    seconds = step.seconds if step is not None and receipt.icl_at_once else 0.0
+    beside: dict[str, float] = {}
+    if sample is not None:
+        seconds = seconds or sample.detail["all_s"]
+        beside[SAMPLE] = sample.seconds
+    if measuring is not None:
+        beside |= signals_seconds(asdict(measuring))
+    parts = {"icl": seconds, **beside}
+    return {"correct": correct, "n_queries": n, "seconds": seconds, "seconds_parts": parts}
 
 
 def _arm(correct: float, n: int, receipt: Receipt, steps: Sequence[str]) -> dict[str, object]:
-    """The outcome of the arm that took these steps. Beside the sum stands what measuring signals took, and what of the
-    training is a probe's.
+    """The outcome of the arm that took these steps. Beside the sum stands what of the training is a probe's.
 
     Args:
         n: queries that could be judged; the seconds are of all that were asked.
@@ -243,9 +257,7 @@ def _arm(correct: float, n: int, receipt: Receipt, steps: Sequence[str]) -> dict
     if "train" in parts:
         parts["train"] = receipt.training_s
     beside: dict[str, float] = {}
-    measuring, by_probe_s = receipt.step("signals"), receipt.by_probe_s
-    if "icl" in parts and measuring is not None:
-        beside |= signals_seconds(asdict(measuring))
+    by_probe_s = receipt.by_probe_s
     if "train" in parts and by_probe_s is not None:
         beside[BY_PROBE] = by_probe_s
     return {

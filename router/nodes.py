@@ -15,7 +15,7 @@ from policies.types import MEASURED
 from router import events
 from router import signals as measured
 from router.arms import shown, taken
-from router.asking import complete
+from router.asking import answer_rest
 from router.context import Context
 from router.episodes import episode_of, receipt_of
 from router.neighbours import may_start, seek_start
@@ -305,6 +305,8 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
                 until=context.deadline if alone else math.inf,
                 emit=grower(runtime) if alone and request.votes == 1 else None,
             )
+            if result.decode_steps:
+                context.costs.observe("decode", result.decode_steps, result.decode_s)
             notes = cut_short(context) if alone else []
             seconds = time.perf_counter() - started
             voted = await vote(result, name, in_context, state, context, chosen)
@@ -313,7 +315,7 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             raise
         runtime.stream_writer(events.FellBack(str(error)))
         failed = Step("answer", time.perf_counter() - started, {"failed": str(error)})
-        result, asked = await complete(state, runtime)
+        result, asked = await answer_rest(state, runtime)
         fallen = {"arm": "icl", "adapter": "", "fallback": str(error), "steps": [failed, *asked]}
         return fallen | _whole(state, result) | {"answers": result}
     detail = {"adapter": chosen.content_hash[:12], "attach_s": attach_s}
@@ -325,7 +327,7 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
 
 
 async def _in_context(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-    result, asked = await complete(state, runtime)
+    result, asked = await answer_rest(state, runtime)
     voted = await vote(result, None, True, state, runtime.context)
     steps = [*asked, *voted.pop("steps", [])]
     return {"adapter": "", "steps": steps, **_whole(state, result), **voted}

@@ -97,6 +97,12 @@ class Receipt:
         return said if len(said) == self.n_queries else ()
 
     @property
+    def icl_at_once(self) -> bool:
+        """Whether in-context learning was asked all queries in one go, as its arm alone would."""
+        step = self.step("icl")
+        return step is not None and "queries" not in step.detail
+
+    @property
     def reason(self) -> str:
         """Why this arm answered, in a sentence."""
         if self.fallback:

@@ -108,9 +108,7 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     expected = expected_costs(costs, size, n_queries, trained, probed=probed)
     training_s = (expected.probe_s if judged_first else 0.0) + expected.train_s
     trains = n > 0 and request.when == "wait" and training_s + expected.answer_s < remaining_s
-    if request.arm == "auto":
-        rest_s = icl_seconds(costs, size, n_queries - len(state["asked"]), n_queries)
-        expected = replace(expected, answer_s=max(0.0, expected.answer_s - rest_s))
+    rest_s = icl_seconds(costs, size, n_queries - len(state["asked"]), n_queries)
     feasible = ["icl" if n else "zero-shot"]
     candidate = state.get("candidate")
     checked = None
@@ -121,7 +119,7 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
         feasible.append(f"train:{recipe.name}")
     return Situation(
         signals=state["signals"],
-        costs=expected,
+        costs=replace(expected, rest_s=rest_s),
         feasible=tuple(feasible),
         probe_feasible=trains and judged_first,
         worth_s=request.worth_s,

@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ICLResult:
-    """Answers to all queries of a task."""
+    """Answers to the queries of a task that were asked."""
 
     answers: tuple[Answer, ...]
     prompt_tokens: int
@@ -52,7 +52,7 @@ class ICLResult:
     n_shown: int
     """Demonstrations in the prompt; fewer than the task has where the context is too short."""
     question_tokens: int
-    """Of all queries together."""
+    """Of these queries together."""
     prefill_s: float = field(compare=False)
     """Seconds of reading the prefix and the questions."""
     decode_s: float = field(compare=False)

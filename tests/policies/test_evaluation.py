@@ -154,6 +154,26 @@ def test_the_threshold_of_a_family_does_not_know_its_outcomes() -> None:
     assert (before.trained[here] == after.trained[here]).all()
 
 
+def test_a_sample_in_place_of_all_queries_is_cheaper_before_training_and_dearer_before_staying() -> None:
+    def timed(row: TaskOutcome) -> TaskOutcome:
+        icl = row.arms["icl"]
+        parts = {**icl.seconds_parts, "sample": 1.5}
+        return replace(row, arms={**row.arms, "icl": replace(icl, seconds_parts=parts)})
+
+    rows, arms = [timed(row) for row in ROWS], ("icl", TRAIN)
+    icl_s, trained_s = fixed(ROWS, "icl").seconds, fixed(ROWS, TRAIN).seconds
+    knowing, knew = oracle(rows, arms, 1e9, seed=0), oracle(ROWS, arms, 1e9, seed=0)
+    always = knew.trained == 1.0
+    assert always.any() and (knowing.correct == knew.correct).all()
+    assert knowing.seconds[always] == pytest.approx(1.5 + trained_s[always])
+    assert knew.seconds[always] == pytest.approx(icl_s[always] + trained_s[always])
+    limited = threshold(rows, TRAIN, 12.0)
+    taken = limited.trained == 1.0
+    assert taken.any() and not taken.all()
+    assert limited.seconds[taken] == pytest.approx(1.5 + trained_s[taken])
+    assert limited.seconds[~taken] == pytest.approx(1.5 + icl_s[~taken])
+
+
 def test_policies_choose_between_icl_and_one_arm_of_training_as_in_a_router() -> None:
     other = "train:other"
     rows = [replace(row, arms={**row.arms, other: replace(row.arms[TRAIN], correct=0.0)}) for row in ROWS]

@@ -96,3 +96,10 @@ def test_the_rule_can_be_explored_around_too() -> None:
 def test_an_impossible_budget_is_refused(budget_s: float) -> None:
     with pytest.raises(PolicyError, match="budget for exploration"):
         Exploring(POLICY, budget_s)
+
+
+def test_what_staying_still_takes_is_beside_a_shadow_and_does_not_make_it_cheaper() -> None:
+    near = max(PROBED, key=lambda h: Exploring(POLICY, 10.0).decide(h).shadow_propensity)
+    owed = replace(near, costs=replace(near.costs, rest_s=0.5))
+    chance = Exploring(POLICY, 10.0).decide(near).shadow_propensity
+    assert chance > 0 and Exploring(POLICY, 10.0).decide(owed).shadow_propensity == chance

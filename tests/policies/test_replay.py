@@ -94,11 +94,12 @@ def sampled(sample_s: float = 1.5) -> TaskOutcome:
 
 
 def test_a_sample_in_place_of_all_queries_is_paid_for_where_training_is_likely() -> None:
-    row, unsampled = sampled(), replay(EAGER, ROW, 1e5)
+    row = sampled()
+    better = {**ROW.signals, "probe_logprob_after": -0.1, "probe_accuracy_after": 1.0}
+    row, unsampled = replace(row, signals=better), replay(EAGER, replace(ROW, signals=better), 1e5)
     done = replay(EAGER, row, 1e5)
-    assert unsampled.probed and done.probed and done.arm == unsampled.arm
-    owed = 0.0 if done.arm != "icl" else ICL.seconds
-    assert done.seconds == pytest.approx(unsampled.seconds - ICL.seconds + 1.5 + owed)
+    assert unsampled.probed and done.probed and done.arm == unsampled.arm == TRAIN
+    assert done.seconds == pytest.approx(unsampled.seconds - ICL.seconds + 1.5)
     assert replay(AlwaysArm(TRAIN), row, 30.0).seconds == pytest.approx(
         replay(AlwaysArm(TRAIN), ROW, 30.0).seconds - ICL.seconds + 1.5
     )
@@ -121,5 +122,5 @@ def test_before_any_query_was_asked_nothing_is_known_of_them_and_staying_owes_th
     assert none.signals.query_logprob is None and none.signals.query_margin is None
     assert some.signals == every.signals and some.signals.query_logprob is not None
     assert none.costs == some.costs
-    assert some.costs.answer_s == max(0.0, every.costs.answer_s - ICL.seconds)
+    assert some.costs == replace(every.costs, rest_s=ICL.seconds) and every.costs.rest_s == 0
     assert before_training_s(row) == 1.5 and before_training_s(ROW) == ICL.seconds

@@ -229,3 +229,26 @@ def test_an_adapter_whose_check_shows_what_it_wins_answers_few_queries_and_is_tr
     assert Rule().decide(many).arm == TRAIN
     harmful = probed(probe_logprob_after=-1.5, probe_accuracy_after=0.0)
     assert Rule().decide(replace(few, signals=harmful, checked=harmful)).arm == "icl"
+
+
+def test_what_staying_still_takes_is_not_held_against_the_others() -> None:
+    """Queries that were not asked in context yet cost seconds whatever is decided."""
+    here = situation(probed())
+    owed = replace(here, costs=replace(here.costs, rest_s=8.0))
+    before, after = RULE.decide(here), RULE.decide(owed)
+    assert before.arm == after.arm == TRAIN and before.expected_cost_s == after.expected_cost_s == 60.0
+    assert after.details["gain_breakeven"] == pytest.approx(52 / 60 * before.details["gain_breakeven"])
+    assert "it costs 60 s, worth" in before.reason and "it costs 60 s (in context 8 s), worth" in after.reason
+    stays = RULE.decide(replace(owed, worth_s=1e-3))
+    assert stays.arm == "icl" and stays.expected_cost_s == 8.0
+    only_answer = replace(here, costs=Costs(0.0, 0.0, 10.0, rest_s=30.0))
+    assert RULE.decide(only_answer).details["gain_breakeven"] == 0.0, "never below nothing"
+
+
+def test_what_staying_still_takes_can_make_training_pay() -> None:
+    here = situation(probed(), costs=Costs(0.0, 1.0, 100.0))
+    low = RULE.decide(here).details["gain_low"]
+    worth_s = 100.5 / (low * 32)
+    assert RULE.decide(replace(here, worth_s=worth_s)).arm == "icl"
+    owed = replace(here, worth_s=worth_s, costs=Costs(0.0, 1.0, 100.0, rest_s=50.0))
+    assert RULE.decide(owed).arm == TRAIN

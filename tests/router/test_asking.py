@@ -37,6 +37,12 @@ class ThenStays:
         return Decision("answer", arm, 1.0, 0.0, 0.0, 0.0, "As the test wants it.", self.version)
 
 
+def known(agent: Router) -> Router:
+    """The router, on a machine whose speed it knows."""
+    agent.parts.costs.observe("train", 1000, 0.1)
+    return agent
+
+
 def listen(agent: Router, stop_at: type[Event] | None = None, **options: Any) -> list[Event]:
     """Events of one answer that is told to stop at the first event of a type."""
     stop = threading.Event()
@@ -58,7 +64,7 @@ def receipt_of(events: list[Event]) -> Receipt:
 
 
 def test_where_training_answers_only_a_sample_was_asked_in_context(open_router: OpenRouter) -> None:
-    agent = open_router(policy=TRUSTING)
+    agent = known(open_router(policy=TRUSTING))
     events = listen(agent)
     got = receipt_of(events)
     assert step_names(got) == ["look-up", "sample", "signals", "probe", "train", "guard", "answer"]
@@ -78,7 +84,7 @@ def test_where_training_answers_only_a_sample_was_asked_in_context(open_router: 
 
 def test_staying_after_a_sample_asks_the_others_and_only_them(open_router: OpenRouter) -> None:
     policy = ThenStays()
-    agent = open_router(policy=policy)
+    agent = known(open_router(policy=policy))
     events = listen(agent)
     got, whole = receipt_of(events), agent.ask(TASK, QUERIES, arm="icl")
     assert kinds(events) == ["Started", "Sampled", "Decided icl", "ICLDone", "Done"]
@@ -87,28 +93,51 @@ def test_staying_after_a_sample_asks_the_others_and_only_them(open_router: OpenR
     rest = got.step("icl")
     assert rest is not None and rest.detail["queries"] == len(QUERIES) - SAMPLE
     assert got.prompt_tokens == whole.prompt_tokens, "the demonstrations count once"
-    unasked, sampled = policy.seen[0], policy.seen[-1]
-    assert unasked.signals.query_logprob is None and unasked.costs.answer_s == 0
-    assert 0 <= sampled.costs.answer_s < whole.seconds * 5
+    unasked, sampled = policy.seen[0], policy.seen[1]
+    assert unasked.signals.query_logprob is None and sampled.signals.query_logprob is not None
+    assert (
+        unasked.costs.rest_s == unasked.costs.answer_s and 0 < sampled.costs.rest_s < sampled.costs.answer_s
+    )
     (done,) = [e for e in events if isinstance(e, ICLDone)]
-    assert done.answers == got.icl_answers
+    assert done.answers == got.icl_answers and done.seconds == pytest.approx(got.seconds, rel=0.2)
 
 
 @pytest.mark.parametrize("stop_at", [Sampled, TrainingStep, GuardDone])
 def test_told_to_stop_at_any_time_every_query_is_answered(
     open_router: OpenRouter, stop_at: type[Event]
 ) -> None:
-    agent = open_router(policy=TRUSTING)
+    agent = known(open_router(policy=TRUSTING))
     got = receipt_of(listen(agent, stop_at))
     assert got.arm == "icl" and got.texts == agent.ask(TASK, QUERIES, arm="icl").texts
     assert got.fallback and got.icl_texts == got.texts
 
 
-def test_where_nobody_waits_the_others_are_not_asked_once_it_is_told_to_stop(open_router: OpenRouter) -> None:
-    agent = open_router(policy=TRUSTING)
+def test_where_nobody_waits_any_more_the_others_are_not_asked(open_router: OpenRouter) -> None:
+    agent = known(open_router(policy=TRUSTING))
     with pytest.raises(Cancelled, match="before all queries were done"):
-        listen(agent, TrainingStep, patient=True)
+        listen(agent, TrainingStep, abandoned=lambda: True)
+    stream = agent.stream(TASK, QUERIES)
+    assert any(isinstance(event, TrainingStep) for event in stream)
+    stream.close()
     assert list(agent.history()) == []
+
+
+def test_a_new_machine_is_measured_by_all_queries_first(open_router: OpenRouter) -> None:
+    agent = open_router(policy=TRUSTING)
+    assert agent.ask(TASK, QUERIES).icl_at_once
+    again = agent.ask(TASK, QUERIES, seed=1)
+    assert again.step("sample") is not None and not again.icl_at_once
+
+
+def test_short_steps_of_a_sample_do_not_pass_for_those_of_all_queries(open_router: OpenRouter) -> None:
+    agent = known(open_router(policy=AlwaysArm("train:quick")))
+    costs = agent.parts.costs
+    before = costs.predict("decode", 1)
+    seen: list[float] = []
+    for event in agent.stream(TASK, QUERIES):
+        if isinstance(event, Sampled):
+            seen.append(costs.predict("decode", 1))
+    assert seen == [before] and costs.predict("decode", 1) != before, "the adapter's answers were observed"
 
 
 def test_an_adapter_that_can_not_be_read_falls_back_to_answers_of_all_queries(
@@ -117,7 +146,7 @@ def test_an_adapter_that_can_not_be_read_falls_back_to_answers_of_all_queries(
     from ttt.engine import Engine
     from ttt.errors import AdapterError
 
-    agent = open_router(policy=TRUSTING)
+    agent = known(open_router(policy=TRUSTING))
 
     def broken(self: Engine, folder: object) -> Any:
         raise AdapterError("The adapter can't be read.")
@@ -129,7 +158,7 @@ def test_an_adapter_that_can_not_be_read_falls_back_to_answers_of_all_queries(
 
 
 def test_all_are_asked_at_once_where_a_sample_would_not_do(open_router: OpenRouter) -> None:
-    agent = open_router(policy=TRUSTING)
+    agent = known(open_router(policy=TRUSTING))
     whole: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         (QUERIES[: LEAST - 1], {}),
         (QUERIES, {"worth_s": 1e-6}),  # training can't pay, whatever the queries show
@@ -145,14 +174,14 @@ def test_all_are_asked_at_once_where_a_sample_would_not_do(open_router: OpenRout
 
 
 def test_views_vote_on_all_queries_after_a_sample(open_router: OpenRouter) -> None:
-    agent = open_router(policy=ThenStays())
+    agent = known(open_router(policy=ThenStays()))
     got = agent.ask(TASK, QUERIES, votes=3)
     assert got.step("sample") and got.step("vote") and len(got.texts) == len(QUERIES)
     assert got.texts == agent.ask(TASK, QUERIES, arm="icl", votes=3).texts
 
 
 def test_to_learn_from_both_are_done_and_the_signals_are_those_of_the_sample(open_router: OpenRouter) -> None:
-    agent = open_router(policy=AlwaysArm("train:quick"), signals="all")
+    agent = known(open_router(policy=AlwaysArm("train:quick"), signals="all"))
     got = agent.ask(TASK, QUERIES)
     assert step_names(got)[:4] == ["look-up", "sample", "icl", "signals"]
     assert len(got.icl_texts) == len(QUERIES)
@@ -165,13 +194,14 @@ def test_to_learn_from_both_are_done_and_the_signals_are_those_of_the_sample(ope
 def test_feedback_on_queries_that_were_not_asked_in_context_compares_nothing(open_router: OpenRouter) -> None:
     from router.learning import rows_of
 
-    agent = open_router(policy=TRUSTING)
+    agent = known(open_router(policy=TRUSTING))
     got = agent.ask(TASK, [Query(q) for q in QUERIES])
     for i in range(len(QUERIES)):
         agent.feedback(got.episode_id, answer=got.texts[i], query=i)
     rows, _ = rows_of(agent.parts.store)
     (row,) = rows
-    icl, sample = row.arms["icl"], got.step("sample")
+    icl, sample, measuring = row.arms["icl"], got.step("sample"), got.step("signals")
+    assert measuring is not None and icl.seconds_parts["signals"] == measuring.seconds > 0
     assert icl.n_queries == row.arms["train:quick"].n_queries == SAMPLE
     assert sample is not None and icl.seconds == sample.detail["all_s"] == icl.seconds_parts["icl"]
     assert icl.seconds_parts["sample"] == sample.seconds

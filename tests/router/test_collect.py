@@ -303,3 +303,17 @@ def test_no_stored_task_that_is_large_enough_is_told(
         collect([], replace(options, stored=True), home)
     with pytest.raises(RouterError, match="nothing to collect on"):
         collect([], options, home)
+
+
+def test_a_sample_is_timed_beside_all_queries_and_the_row_has_its_signals(
+    settings: Settings, options: CollectOptions, tmp_path: Path
+) -> None:
+    paths = [write_family(tmp_path, "aa", ("ok",) * 80)]
+    options = replace(options, queries=24, arms=("ttt",))
+    assert collect(paths, options, settings).rows == 1
+    (row,) = rows_of(options)
+    parts = row.arms["icl"].seconds_parts
+    assert parts["sample"] > 0 and row.arms["icl"].seconds == parts["icl"]
+    assert row.arms["icl"].n_queries == row.arms["train:quick"].n_queries == 24
+    assert row.signals["n_queries"] == 24 and row.signals["query_logprob"] is not None
+    assert json.loads(command_file(options.out).read_text())["sample"] == 8

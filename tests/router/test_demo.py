@@ -212,3 +212,17 @@ def test_importing_the_demo_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_always_icl_is_asked_by_itself_where_the_router_asked_a_sample(
+    settings: Settings, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    size = SIZE | {"n_queries": 24}
+    report = run_demo(settings, tmp_path, lines.append, policy=PROBE_THEN_TRAIN, **size)
+    first, second = report.families
+    assert first.receipt.icl_at_once, "a new machine is measured by all queries"
+    assert second.receipt.step("sample") is not None and second.receipt.icl_texts == ()
+    assert first.icl.seconds == seconds(first.receipt, "icl") and second.icl.seconds > 0
+    assert len(second.icl.correct) == len(second.router.correct) == 24
+    assert sum("For always-ICL" in line for line in lines) == 1

@@ -388,3 +388,18 @@ def test_seeds_of_a_family_are_tested_together() -> None:
     one = summarise([row("a", 0, **pair)])["differences"]["auto - icl"]
     both = summarise([row("a", 0, **pair), row("a", 1, **pair)])["differences"]["auto - icl"]
     assert one["families_below"] == [] and both["families_below"] == ["a"]
+
+
+def test_in_context_learning_is_run_alone_where_the_router_asked_a_sample(
+    settings: Settings, tmp_path: Path, use: Use
+) -> None:
+    use(TRUSTING)
+    paths = [write_family(tmp_path, name, 80) for name in ("aa", "bb")]
+    first, second = evaluate(paths, replace(OPTIONS, queries=24), settings)["families"]
+    assert [s["name"] for s in first["auto"]["steps"]][:2] == ["look-up", "icl"]
+    assert [s["name"] for s in second["auto"]["steps"]][:2] == ["look-up", "sample"]
+    for row in (first, second):
+        assert len(row["arms"]["icl"]["answers"]) == 24 and list(row["arms"]["icl"]["seconds_parts"]) == [
+            "icl"
+        ]
+    assert "icl" not in second["arms"]["auto"]["seconds_parts"]

@@ -172,7 +172,10 @@ def test_queries_that_were_not_asked_yet_are_owed_by_staying_too() -> None:
     n = len(whole["request"].queries)
     here, before = situation(whole, costs, QUICK), situation({**whole, "asked": ()}, costs, QUICK)
     assert here.costs.answer_s == pytest.approx(icl_seconds(costs, whole["size"], n, n)) and n == 1
-    assert before.costs == replace(here.costs, answer_s=0.0)
+    assert here.costs.rest_s == 0 and before.costs == replace(here.costs, rest_s=here.costs.answer_s)
+    many = replace(whole["request"], queries=(Query("x"),) * 64)
+    some = situation({**whole, "request": many, "asked": tuple(range(8))}, costs, QUICK).costs
+    assert some.rest_s == icl_seconds(costs, whole["size"], 56, 64) and 0 < some.rest_s < some.answer_s
     half = icl_seconds(costs, SIZE, 32, 64)
     assert 0 < half < icl_seconds(costs, SIZE, 64, 64) and icl_seconds(costs, SIZE, 0, 64) == 0.0
     assert half == pytest.approx(costs.icl_s(Sizes(4, 100, 30, 3, 0, 0)))
