@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ttt import attention
 from ttt.attention import BLOCK, attend, causal, causal_back, causal_elsewhere, masked
 
 SCALE = 0.3
@@ -40,6 +41,20 @@ def test_blocks_are_as_one_forward_and_backward(tokens: int, window: int | None)
     d = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     for mine, theirs in zip(causal_back(d, kept, SCALE, window), recorded.back(d), strict=True):
         assert close(mine, theirs)
+
+
+@pytest.mark.parametrize("window", [None, 200])
+def test_a_long_sequence_keeps_no_probabilities_and_has_the_same_gradients(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v = heads(3 * BLOCK + 5)
+    found, kept = causal(q, k, v, SCALE, window)
+    d = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    wanted = causal_back(d, kept, SCALE, window)
+    monkeypatch.setattr(attention, "KEPT_TOKENS", len(q))
+    again, without = causal(q, k, v, SCALE, window)
+    assert len(kept.probabilities) == 4 and without.probabilities == [] and torch.equal(again, found)
+    assert all(map(torch.equal, causal_back(d, without, SCALE, window), wanted))
 
 
 def test_a_mask_of_the_triangle_is_causal() -> None:
