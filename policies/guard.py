@@ -32,7 +32,7 @@ from scipy.special import stdtrit
 
 from policies.errors import PolicyError
 
-MIN_HELD_OUT = 4
+MIN_HELD_OUT = 3
 """Fewer held-out demonstrations than this are no evidence."""
 LOGPROB_CONFIDENCE = 0.90
 """One-sided confidence of the bounds on the mean change of log-probability (Student's t)."""
@@ -107,7 +107,7 @@ def guard(evidence: CrossFit, training: TrainingSummary, *, weighed: bool = Fals
         weighed: a policy that was fitted on outcomes has decided for training after this very evidence. It knows what
             became of tasks with evidence like that, so only what it has not seen counts: how the training went.
 
-    Vetoes, in order: training took no step, its loss is not finite or rose; fewer than four held-out
+    Vetoes, in order: training took no step, its loss is not finite or rose; fewer than three held-out
     demonstrations; a log-probability after training that is not finite; the mean change of
     log-probability has an upper bound below 0; accuracy fell significantly; accuracy and log-probability
     both fell, each within noise.

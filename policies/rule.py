@@ -20,8 +20,8 @@ from policies.gain import Gain, GainModel
 from policies.types import ArmName, Decision, Situation
 from policies.utility import breakeven_gain
 
-MIN_DEMONSTRATIONS = 4
-"""Cross-fitting needs two halves of at least two."""
+MIN_DEMONSTRATIONS = 3
+"""Cross-fitting trains on at least two and judges another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ async def seek(
     where its training goes on.
 
     Raises:
-        TaskError: fewer than four demonstrations.
+        TaskError: fewer than three demonstrations.
         TrainingFailed: as `cross_fit`.
     """
     request, task = state["request"], state["task"]

@@ -18,7 +18,7 @@ from ttt.pools import Pools, Sample
 from ttt.task import Demonstration, Query, Task, canonical_text, clean_task
 
 LEAST = 8
-"""Demonstrations of a task, at least: a half of fewer than four can't be probed."""
+"""Demonstrations of a task, at least: of fewer a half says little."""
 COLLECTION = "stored"
 
 

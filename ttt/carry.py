@@ -66,7 +66,7 @@ def undoubted(task: Task, recipe: Recipe) -> Recipe:
 async def carry(
     engine: Engine,
     task: Task,
-    parts: tuple[Fold, Fold],
+    parts: tuple[Fold, ...],
     adapters: Sequence[str],
     names: Sequence[str],
     seed: int,

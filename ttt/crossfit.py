@@ -1,9 +1,9 @@
 """Cross-fitted evidence: does a short training on some demonstrations help on the others?
 
 Train on half, judge the other half, swap: each demonstration is judged once, by an adapter and in a
-context that have not seen it, beside the base model in the same context. Both halves train at the same
-time and share their passes. They take the first steps of the recipe whose use is in question, and the mean of
-both adapters is where the training on all demonstrations goes on: evidence costs nothing more where it is
+context that have not seen it, beside the base model in the same context. Of three demonstrations each is judged by a
+training on the other two. The folds train at the same time and share their passes. They take the first steps of the recipe whose use is in question, and the mean of
+their adapters is where the training on all demonstrations goes on: evidence costs nothing more where it is
 followed, and a fraction where it is not. A training without a probe begins alike (`begin`).
 """
 
@@ -27,8 +27,8 @@ from ttt.rounds import all_ended
 from ttt.task import Demonstration, Task
 from ttt.train import Beginning, TrainReport, TrainRequest, TrainStep, average, train_adapter
 
-MIN_DEMONSTRATIONS = 4
-"""With fewer, a half has one demonstration and nothing can be learned from its order."""
+MIN_DEMONSTRATIONS = 3
+"""With fewer, one is trained on alone, and nothing can be learned from a context."""
 
 LEVEL = 0.10
 """Chance of being taken in by evidence on a task, at most: that a recipe which is no better replaces the default, or that an
@@ -60,7 +60,7 @@ class CrossFitResult:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One half of the demonstrations as a task of its own, and the other half, which it is judged on."""
+    """Some of the demonstrations as a task of its own, and the others, which it is judged on."""
 
     task: Task
     held_out: tuple[Demonstration, ...]
@@ -69,15 +69,20 @@ class Fold:
 
     @property
     def whole(self) -> Task:
-        """Both halves, in any order."""
+        """All of them, in any order."""
         return replace(self.task, demonstrations=(*self.task.demonstrations, *self.held_out))
 
 
-def folds(task: Task, seed: int) -> tuple[Fold, Fold]:
-    """The task's demonstrations in two random halves, each against the other.
+def shape(n: int) -> tuple[int, int]:
+    """How many folds there are of `n` demonstrations, and how many each trains on (of an odd half the smaller)."""
+    return (2, n // 2) if n > MIN_DEMONSTRATIONS else (n, n - 1)
+
+
+def folds(task: Task, seed: int) -> tuple[Fold, ...]:
+    """The task's demonstrations in two random halves, each against the other; of three each two against the third.
 
     Raises:
-        TaskError: fewer than four demonstrations.
+        TaskError: fewer than three demonstrations.
     """
     n = len(task.demonstrations)
     if n < MIN_DEMONSTRATIONS:
@@ -86,18 +91,24 @@ def folds(task: Task, seed: int) -> tuple[Fold, Fold]:
         )
     order = list(range(n))
     random.Random(seed).shuffle(order)
-    one, other = sorted(order[: n // 2]), sorted(order[n // 2 :])
+    k, _ = shape(n)
+    cuts = [i * n // k for i in range(k + 1)]
+    judged = [sorted(order[a:b]) for a, b in itertools.pairwise(cuts)][::-1]
 
-    def fold(own: list[int], judged: list[int]) -> Fold:
-        shown, held_out = (tuple(task.demonstrations[i] for i in half) for half in (own, judged))
-        return Fold(replace(task, demonstrations=shown), held_out, tuple(judged))
+    def fold(positions: list[int]) -> Fold:
+        shown = tuple(d for i, d in enumerate(task.demonstrations) if i not in positions)
+        return Fold(
+            replace(task, demonstrations=shown),
+            tuple(task.demonstrations[i] for i in positions),
+            tuple(positions),
+        )
 
-    return fold(one, other), fold(other, one)
+    return tuple(map(fold, judged))
 
 
-async def judge_folds(engine: Engine, parts: tuple[Fold, Fold], adapters: Sequence[str | None]) -> Judged:
-    """Every demonstration judged once, after the half that it is not in and under that half's adapter; in the
-    task's order."""
+async def judge_folds(engine: Engine, parts: tuple[Fold, ...], adapters: Sequence[str | None]) -> Judged:
+    """Every demonstration judged once, after those of the fold that it is held out of and under that fold's adapter; in
+    the task's order."""
     rows: dict[int, tuple[bool, float]] = {}
     for part, adapter in zip(parts, adapters, strict=True):
         found = await judge(engine, part.task, part.held_out, adapter=adapter)
@@ -140,17 +151,18 @@ async def cross_fit(
     should_stop: Callable[[], bool] = lambda: False,
     begun: Callable[[Beginning], None] = lambda _: None,
 ) -> CrossFitResult:
-    """Two folds of `recipe`, `recipe.probed` steps each on one half of the demonstrations.
+    """`recipe.probed` steps of `recipe` on each fold of the demonstrations.
 
     Args:
         begun: gets where a training of the same recipe and seed on all demonstrations can go on.
 
     Raises:
-        TaskError: fewer than four demonstrations.
+        TaskError: fewer than three demonstrations.
         TrainingFailed: as `train_adapter`.
     """
     parts = folds(as_written(task, recipe.rows), seed)
-    base = await judge_folds(engine, folds(task, seed), (None, None))  # as in-context learning has it
+    plain = folds(task, seed)
+    base = await judge_folds(engine, plain, [None] * len(plain))  # as in-context learning has it
     async with _trained(engine, parts, recipe, seed, emit, should_stop) as (names, reports):
         if should_stop():
             raise Cancelled("The probe was cancelled before it was judged; the model is unchanged.")
@@ -169,18 +181,18 @@ async def cross_fit(
 @asynccontextmanager
 async def _trained(
     engine: Engine,
-    parts: tuple[Fold, Fold],
+    parts: tuple[Fold, ...],
     recipe: Recipe,
     seed: int,
     emit: Callable[[TrainStep], None],
     should_stop: Callable[[], bool],
 ) -> AsyncIterator[tuple[list[str], list[TrainReport]]]:
-    """Adapters trained on either half, attached within."""
+    """Adapters trained on each fold, attached within."""
     names = [f"probe-{uuid.uuid4().hex[:12]}" for _ in parts]  # several callers may probe one task at once
     done = itertools.count(1)
 
-    def emit_either(step: TrainStep) -> None:
-        emit(TrainStep(next(done), 2 * recipe.probed, step.loss))
+    def emit_any(step: TrainStep) -> None:
+        emit(TrainStep(next(done), len(parts) * recipe.probed, step.loss))
 
     try:
         yield (
@@ -191,7 +203,7 @@ async def _trained(
                     TrainRequest(
                         part.task, recipe, seed, None, name, pause_at=recipe.probed, written=part.whole
                     ),
-                    emit_either,
+                    emit_any,
                     should_stop,
                     keep=True,
                 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from ttt.candidates import Candidate
-from ttt.crossfit import Fold
+from ttt.crossfit import Fold, shape
 from ttt.engine import Bench, Engine, Priority
 from ttt.judging import Judged
 from ttt.prompts import PromptFormat
@@ -26,7 +26,7 @@ class StepTokens:
     """Of the instruction and all demonstrations. To judge costs as much as to train on them: both folds read them,
     at half the price."""
     halves: float
-    """Of a step on both halves."""
+    """Of a step on all folds."""
     whole: float
     """Of a step on all demonstrations."""
 
@@ -40,7 +40,8 @@ class StepTokens:
             long = head + min(shown, shots) * (prefix - head) / n
             return recipe.batch * min(long, recipe.sequence_tokens)
 
-        return cls(prefix, 2 * step(n / 2), step(n))
+        k, _ = shape(n)
+        return cls(prefix, k * step(n - n / k), step(n))
 
 
 class Entrant:
@@ -49,7 +50,7 @@ class Entrant:
     def __init__(
         self,
         engine: Engine,
-        parts: tuple[Fold, Fold],
+        parts: tuple[Fold, ...],
         candidate: Candidate,
         seed: int,
         should_stop: Callable[[], bool],

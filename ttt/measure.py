@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ttt.carry import CHECKED
 from ttt.content import content_kind
-from ttt.crossfit import MIN_DEMONSTRATIONS
+from ttt.crossfit import MIN_DEMONSTRATIONS, shape
 from ttt.halving import rungs
 from ttt.prompts import PromptFormat
 from ttt.recipes import Recipe, as_written
@@ -41,12 +41,13 @@ class TaskSize:
         return round(once * recipe.search) if self._chooses(recipe) else once + self._checks(recipe)
 
     def probe_tokens(self, recipe: Recipe) -> int:
-        """Tokens that both halves of the cross-fitted probe train on, or a search at most; 0 where it is not
+        """Tokens that all folds of the cross-fitted probe train on, or a search at most; 0 where it is not
         feasible."""
         if not self._halves:
             return 0
         first = replace(recipe, form="in-context", steps=recipe.probed)
-        once = 2 * _tokens(first, self.n_demonstrations // 2, self._written(recipe) // 2)
+        n_folds, shown = shape(self.n_demonstrations)
+        once = n_folds * _tokens(first, shown, self._written(recipe) * (n_folds - 1) // n_folds)
         if not self._chooses(recipe):
             return once + self._checks(recipe)
         return max(once, self.train_tokens(recipe) - self.rest_tokens(recipe))
@@ -77,7 +78,7 @@ class TaskSize:
 
     @property
     def _halves(self) -> bool:
-        """Whether there are enough demonstrations for one half to be judged on."""
+        """Whether there are enough demonstrations for some to be judged on."""
         return self.n_demonstrations >= MIN_DEMONSTRATIONS
 
 

@@ -64,7 +64,7 @@ class Race:
         self,
         engine: Engine,
         task: Task,
-        parts: tuple[Fold, Fold],
+        parts: tuple[Fold, ...],
         entrants: Sequence[Entrant],
         base: Judged,
         plain: Judged,
@@ -191,7 +191,7 @@ class Race:
 
     async def _advance(self, alive: list[Entrant], rung: int) -> list[Entrant]:
         """Train to `rung` and judge; those that did not fail."""
-        self.planned += sum(2 * (rung - e.steps) for e in alive)
+        self.planned += sum(len(self.parts) * (rung - e.steps) for e in alive)
         ended = await asyncio.gather(
             *(e.advance(self.engine, rung, self._emit) for e in alive), return_exceptions=True
         )

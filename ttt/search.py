@@ -1,6 +1,6 @@
 """Which recipe trains best on this task: successive halving, judged on the demonstrations alone.
 
-Each candidate trains on both halves of the demonstrations, as `crossfit` does, all of them in shared passes. At
+Each candidate trains on both halves of the demonstrations (of three on each two), as `crossfit` does, all of them in shared passes. At
 each rung (so many steps) they pause and are judged: every demonstration once, by an adapter and in a context that
 have not seen it. The worse half is dropped, the others go on where they stood (arXiv 1502.07943).
 
@@ -60,7 +60,7 @@ async def search(
         beat: called before each judging, which `emit` says nothing of.
 
     Raises:
-        TaskError: fewer than four demonstrations.
+        TaskError: fewer than three demonstrations.
         TrainingFailed: the recipe as it is fails, or `should_stop` said so. A candidate that fails is dropped.
     """
     written = as_written(task, recipe.rows)
@@ -71,9 +71,10 @@ async def search(
         if should_stop():
             raise Cancelled("The search was cancelled; the model is unchanged.")
 
-    base = plain = await judge_folds(engine, parts, (None, None))
+    nobody = [None] * len(parts)
+    base = plain = await judge_folds(engine, parts, nobody)
     if written.indexed:  # what in-context learning would have said
-        plain = await judge_folds(engine, folds(task, seed), (None, None))
+        plain = await judge_folds(engine, folds(task, seed), nobody)
     fmt = PromptFormat(engine.loaded.tokenizer, written, as_turns=engine.loaded.as_turns)
     tokens = StepTokens.of(fmt, task, recipe)
     listed = candidates(task, undoubted(task, recipe))

@@ -67,7 +67,7 @@ class Check:
         return "answers" if solved else "start"
 
 
-async def judge_halves(engine: Engine, parts: tuple[Fold, Fold], adapter: str | None) -> Judged:
+async def judge_halves(engine: Engine, parts: tuple[Fold, ...], adapter: str | None) -> Judged:
     """Every demonstration after the half that it is not in, as `crossfit.judge_folds` under one adapter: in one go,
     so that it is merged into a copy of the base once, and not into the copy that decodes."""
     whole = replace(parts[0].task, demonstrations=(*parts[0].task.demonstrations, *parts[0].held_out))
@@ -99,7 +99,7 @@ async def judge_halves(engine: Engine, parts: tuple[Fold, Fold], adapter: str | 
 
 
 async def check(
-    engine: Engine, parts: tuple[Fold, Fold], base: Judged, adapter: str, seen: Collection[int] = ()
+    engine: Engine, parts: tuple[Fold, ...], base: Judged, adapter: str, seen: Collection[int] = ()
 ) -> Check | None:
     """An attached adapter on the demonstrations of both halves, or None where too few are new to it.
 

@@ -95,11 +95,11 @@ def test_without_demonstrations_zero_shot_answers() -> None:
     assert "no demonstrations" in decision.reason
 
 
-def test_three_demonstrations_are_too_few_whatever_is_at_stake_and_four_are_not() -> None:
-    three = RULE.decide(situation(signals(n_demonstrations=3, n_queries=1000)))
-    assert three.arm == "icl"
-    assert "3 demonstrations are too few to hold any out (at least 4)" in three.reason
-    assert RULE.decide(situation(signals(n_demonstrations=4, n_queries=1000))).step == "probe"
+def test_two_demonstrations_are_too_few_whatever_is_at_stake_and_three_are_not() -> None:
+    two = RULE.decide(situation(signals(n_demonstrations=2, n_queries=1000)))
+    assert two.arm == "icl"
+    assert "2 demonstrations are too few to hold any out (at least 3)" in two.reason
+    assert RULE.decide(situation(signals(n_demonstrations=3, n_queries=1000))).step == "probe"
 
 
 def test_where_training_is_not_feasible_icl_answers_and_says_so() -> None:
@@ -137,7 +137,7 @@ def test_a_checked_adapter_is_taken_where_its_answer_pays() -> None:
     unprobed = RULE.decide(situation(signals(), feasible=both, costs=dear))
     assert (unprobed.step, unprobed.arm) == ("answer", REUSE)
     assert RULE.decide(situation(signals(), feasible=both)).step == "probe"
-    few = RULE.decide(situation(signals(n_demonstrations=3), feasible=both))
+    few = RULE.decide(situation(signals(n_demonstrations=2), feasible=both))
     assert (few.arm, few.expected_cost_s) == (REUSE, 10.0)
     assert "The checked adapter like-task is expected to add 0.25 (at least 0.10)" in few.reason
     single = RULE.decide(situation(signals(n_queries=1), feasible=both))

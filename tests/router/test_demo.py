@@ -153,7 +153,7 @@ def test_where_the_router_stays_training_is_asked_for_outright(settings: Setting
 
 
 def test_a_vetoed_adapter_is_not_trained_again_for_the_ttt_line(settings: Settings, tmp_path: Path) -> None:
-    few = {**SIZE, "n_demonstrations": 3}  # too few to hold any out, so the guard vetoes
+    few = {**SIZE, "n_demonstrations": 2}  # too few to hold any out, so the guard vetoes
     report = run_demo(settings, tmp_path, lambda _: None, policy=TRAIN, **few)
     check_sums(report)
     for f in report.families:

@@ -135,14 +135,14 @@ def test_a_promising_probe_trains_and_an_accepted_adapter_answers(open_router: O
 
 
 def test_a_veto_falls_back_visibly_to_the_answers_of_icl(open_router: OpenRouter) -> None:
-    events = run(open_router, ok_task(3), AlwaysArm("train:quick"))
+    events = run(open_router, ok_task(2), AlwaysArm("train:quick"))
     assert kinds(events) == [
         "Started", "ICLDone", "SignalsReady", "Decided train:quick", "Train", "GuardDone", "FellBack", "Done",
     ]  # fmt: skip
     got = receipt(events)
     assert got.arm == "icl" and got.answers == got.icl_answers and got.adapter == ""
     assert (
-        got.fallback == "The guard vetoed the adapter: Too few demonstrations to tell: 3, at least 4 needed."
+        got.fallback == "The guard vetoed the adapter: Too few demonstrations to tell: 2, at least 3 needed."
     )
     guard = got.step("guard")
     assert guard is not None and guard.detail["accepted"] is False

@@ -119,7 +119,7 @@ def test_another_prompt_template_is_no_hit(open_router: OpenRouter, monkeypatch:
 def test_an_adapter_that_the_guard_refused_is_no_hit_but_serves_who_asks_for_training(
     open_router: OpenRouter,
 ) -> None:
-    agent, task = open_router(policy=TRAIN), ok_task(3)
+    agent, task = open_router(policy=TRAIN), ok_task(2)
     refused = agent.ask(task, QUERIES)
     assert refused.fallback and detail(refused, "train")["tokens"] > 0
     assert detail(agent.ask(task, QUERIES), "look-up") == {"hit": False}
@@ -497,7 +497,7 @@ def test_the_policy_sees_feasible_arms_costs_and_worth(open_router: OpenRouter) 
     assert measured.worth_s == 12.0 and measured.signals.expected_repeats == 40
     assert measured.signals.n_demonstrations == 6 and measured.signals.n_queries == 3
     assert min(measured.costs.probe_s, measured.costs.train_s, measured.costs.answer_s) > 0
-    agent.ask(ok_task(3), QUERIES)
+    agent.ask(ok_task(2), QUERIES)
     assert not policy.seen[-1].probe_feasible
 
 

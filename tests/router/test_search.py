@@ -95,11 +95,11 @@ def test_a_policy_that_trains_without_a_probe_is_guarded_by_the_search(open_rout
 
 
 def test_too_few_demonstrations_train_the_recipe_as_it_is_and_say_so(open_router: OpenRouter) -> None:
-    receipt = open_router(recipe="auto").ask(ok_task(3), QUERIES, arm="ttt")
+    receipt = open_router(recipe="auto").ask(ok_task(2), QUERIES, arm="ttt")
     assert step_names(receipt) == ["look-up", "train", "answer"]
     assert detail(receipt, "train")["recipe"] == AUTO.id
     assert receipt.notes == (), "texts go without nothing"
-    rows = Task(tuple(Demonstration(f"{i} 0 0", f"0 {i} 0") for i in (1, 2, 3)))
+    rows = Task(tuple(Demonstration(f"{i} 0 0", f"0 {i} 0") for i in (1, 2)))
     mirrored = replace(AUTO, augmentations=("order", "symmetry"))
     without = open_router(recipe="auto").ask(rows, ["4 0 0"], arm="ttt", recipe=(mirrored, mirrored))
     assert detail(without, "train")["recipe"] == replace(mirrored, augmentations=("order",)).id

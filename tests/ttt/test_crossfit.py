@@ -10,7 +10,7 @@ from statistics import mean
 import pytest
 
 from tests.ttt.conftest import SMALL, letters_task
-from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
+from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit, folds, shape
 from ttt.engine import Engine
 from ttt.errors import Cancelled, NonFiniteLoss, TaskError
 from ttt.judging import judge
@@ -26,7 +26,7 @@ def halves(task: Task, seed: int) -> tuple[set[int], set[int]]:
     return set(order[: len(order) // 2]), set(order[len(order) // 2 :])
 
 
-@pytest.mark.parametrize("n", [MIN_DEMONSTRATIONS, 7])
+@pytest.mark.parametrize("n", [MIN_DEMONSTRATIONS, 4, 7])
 async def test_each_demonstration_is_judged_once_before_and_after(llama_engine: Engine, n: int) -> None:
     steps: list[TrainStep] = []
     digest = await llama_engine.base_hash()
@@ -34,7 +34,8 @@ async def test_each_demonstration_is_judged_once_before_and_after(llama_engine: 
     columns = (found.correct_before, found.correct_after, found.logprob_before, found.logprob_after)
     assert [len(column) for column in columns] == [n] * 4
     assert sum(found.logprob_after) > sum(found.logprob_before)
-    assert [(s.step, s.of) for s in steps] == [(i, 6) for i in range(1, 7)]
+    n_steps = 3 * len(folds(letters_task(n), 0))
+    assert [(s.step, s.of) for s in steps] == [(i, n_steps) for i in range(1, n_steps + 1)]
     assert found.tokens > 0 and found.train_s > 0
     assert await llama_engine.run(lambda bench: bench.slots.names) == ()
     assert await llama_engine.base_hash() == digest
@@ -103,8 +104,29 @@ async def test_a_probe_leaves_a_step_to_the_training(llama_engine: Engine) -> No
 
 
 async def test_too_few_demonstrations_are_told_with_their_number(llama_engine: Engine) -> None:
-    with pytest.raises(TaskError, match="at least 4 demonstrations, the task has 3; add some"):
-        await cross_fit(llama_engine, letters_task(3), SHORT, 0)
+    with pytest.raises(TaskError, match="at least 3 demonstrations, the task has 2; add some"):
+        await cross_fit(llama_engine, letters_task(2), SHORT, 0)
+
+
+async def test_of_three_demonstrations_each_is_judged_by_a_training_on_the_other_two(engine: Engine) -> None:
+    task = letters_task(3)
+    parts = folds(task, 3)
+    assert sorted(part.positions for part in parts) == [(0,), (1,), (2,)]
+    for part in parts:
+        (i,) = part.positions
+        assert part.held_out == (task.demonstrations[i],)
+        assert part.task.demonstrations == tuple(d for d in task.demonstrations if d not in part.held_out)
+    found = await cross_fit(engine, task, SHORT, 3)
+    for part in parts:
+        expected = await judge(engine, part.task, part.held_out, adapter=None)
+        assert expected.logprob == (found.logprob_before[part.positions[0]],)
+
+
+@pytest.mark.parametrize("n", range(3, 12))
+def test_what_is_expected_of_folds_is_what_they_are(n: int) -> None:
+    parts, (k, least) = folds(letters_task(n), n), shape(n)
+    assert len(parts) == k and min(len(part.task.demonstrations) for part in parts) == least
+    assert sorted(i for part in parts for i in part.positions) == list(range(n))
 
 
 async def test_a_training_that_fails_or_is_cancelled_leaves_nothing(llama_engine: Engine) -> None:

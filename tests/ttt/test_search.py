@@ -361,8 +361,8 @@ async def test_a_search_that_fails_or_is_cancelled_leaves_nothing(llama_engine: 
         await search(
             llama_engine, letters_task(4), AUTO, 0, emit=steps.append, should_stop=lambda: len(steps) >= 5
         )
-    with pytest.raises(TaskError, match="at least 4 demonstrations, the task has 3; add some"):
-        await search(llama_engine, letters_task(3), AUTO, 0)
+    with pytest.raises(TaskError, match="at least 3 demonstrations, the task has 2; add some"):
+        await search(llama_engine, letters_task(2), AUTO, 0)
     assert await attached(llama_engine) == () and await llama_engine.base_hash() == digest
 
 
@@ -385,7 +385,7 @@ def test_what_a_search_may_cost_is_known_before() -> None:
     assert size.train_tokens(thorough) == 3 * size.train_tokens(TEXT)
     assert size.probe_tokens(thorough) + size.rest_tokens(thorough) == size.train_tokens(thorough)
     assert size.rest_tokens(thorough) == size.rest_tokens(TEXT)
-    few = replace(size, n_demonstrations=3)
+    few = replace(size, n_demonstrations=2)
     assert few.probe_tokens(thorough) == 0 and few.train_tokens(thorough) == few.train_tokens(TEXT)
     rows = replace(size, cells=True)
     checks = 4 * 400  # the plain and three augmentations, before and after, at half the price
