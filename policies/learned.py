@@ -39,12 +39,15 @@ from policies.errors import PolicyError
 from policies.estimator import MIN_FAMILIES, UNKNOWN_MODEL_SPREAD, ArmModel, Estimate, arm_as_json, fit_arms
 from policies.features import Stage
 from policies.outcomes import TaskOutcome, hash_rows
-from policies.rule import MIN_DEMONSTRATIONS, Rule
+from policies.rule import Rule
 from policies.types import ArmName, Decision, Situation
 from policies.utility import breakeven_gain
 
 DEFAULT_CONFIDENCE = 0.69
 """One-sided confidence of the bound that is acted on: half a standard error, as in the rule after a probe."""
+FEWEST_DEMONSTRATIONS = 4
+"""With fewer the built-in rule decides: outcomes are of tasks with more, and three held-out demonstrations are a hint. Of nine
+families with three, five gained by training and one lost 25 points, which its probe had shown (docs/results.md)."""
 EXPLORED_SDS = 1.0
 """Standard deviations above the expected gain at which a task that stays still counts as near the threshold."""
 REUSE = "reuse:"
@@ -123,7 +126,7 @@ class Learned:
         arms = [arm for arm in situation.feasible if arm in self.arms and arm != stay]
         trainable = [arm for arm in situation.feasible if arm.startswith("train:")]
         unfitted = bool(trainable) and not set(trainable) & set(arms)
-        if stay != "icl" or signals.n_demonstrations < MIN_DEMONSTRATIONS or unfitted:
+        if stay != "icl" or signals.n_demonstrations < FEWEST_DEMONSTRATIONS or unfitted:
             return self._by_rule(situation, trainable if unfitted else ())
         options = [self._now(situation, arm) for arm in arms]
         options += [self._reuse(situation, arm) for arm in situation.feasible if arm.startswith(REUSE)]

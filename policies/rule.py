@@ -31,7 +31,7 @@ class Rule:
     gain: GainModel = field(default_factory=GainModel)
     tolerated_losses: int = 1
     """Net demonstrations that held-out accuracy may lose in a probe before it counts as harm: of ten, one
-    flips by chance in most probes, and a probe that is too short moves the log-probability first."""
+    flips by chance in most probes, and a probe that is too short moves the log-probability first. Of three none."""
 
     def __post_init__(self) -> None:
         losses = self.tolerated_losses
@@ -136,7 +136,8 @@ class Rule:
                 "the probe did not improve the held-out log-probability "
                 f"({signals.probe_logprob_before:.3g} to {signals.probe_logprob_after:.3g} nats per token)"
             )
-        if round((before - after) * signals.n_demonstrations, 6) > self.tolerated_losses:
+        tolerated = self.tolerated_losses if signals.n_demonstrations > MIN_DEMONSTRATIONS else 0
+        if round((before - after) * signals.n_demonstrations, 6) > tolerated:
             return f"under the probe held-out accuracy fell from {before:.0%} to {after:.0%}"
         return ""
 

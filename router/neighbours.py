@@ -30,13 +30,13 @@ from router.reuse import (
 from router.state import AdapterRef, Start, State
 from store import AdapterRow, Near
 from ttt.carry import undoubted
-from ttt.crossfit import MIN_DEMONSTRATIONS, folds
+from ttt.crossfit import folds
 from ttt.embedding import EMBEDDING, embed
 from ttt.errors import AdapterError, ContextOverflow
 from ttt.judging import Judged
 from ttt.recipes import Recipe, as_written, fitting
 from ttt.train import Beginning
-from ttt.warm import Check, attached, begin_at, check, judge_halves, shortened
+from ttt.warm import LEAST_UNSEEN, Check, attached, begin_at, check, judge_halves, shortened
 
 NEAREST = 0.85
 """Cosine from which on an adapter is tried by itself. On SmolLM2-135M the nearest of the same family had .93 to 1.00, the
@@ -97,7 +97,7 @@ def may_start(state: State) -> bool:
     request, task = state["request"], state["task"]
     return (
         request.reuse
-        and len(task.demonstrations) >= MIN_DEMONSTRATIONS
+        and len(task.demonstrations) >= LEAST_UNSEEN
         and fitting(request.recipes, task).form == "in-context"
     )
 
@@ -217,7 +217,7 @@ def _unusable(row: AdapterRow, near: Near, state: State, recipe: Recipe) -> str:
     if seen.intersection(input_hashes(q.input for q in state["request"].queries)):
         return "it has learned from one of the queries"
     own = input_hashes(d.input for d in state["task"].demonstrations)
-    if sum(h not in seen for h in own) < MIN_DEMONSTRATIONS:
+    if sum(h not in seen for h in own) < LEAST_UNSEEN:
         return "it has learned from these demonstrations, so that nothing could judge it"
     if len(own) + len(row.demonstration_hashes) > MAX_SEEN:
         return f"with all that it began at it has learned from {len(row.demonstration_hashes)} demonstrations"

@@ -85,6 +85,8 @@ async def carry(
     after: dict[str, list[float]] = defaultdict(list)
     wanted: dict[str, list[float]] = defaultdict(list)
     level = LEVEL / max(1, sum(name in DOUBTED for name in names))
+    if len(task.demonstrations) < FEWEST:
+        return tuple(_verdict(name, (), (), (), level) for name in names)
     rng = random.Random(seed)
     for part, adapter in zip(parts, adapters, strict=True):
         asked = [

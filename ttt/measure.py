@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ttt.carry import CHECKED
+from ttt.carry import CHECKED, FEWEST
 from ttt.content import content_kind
 from ttt.crossfit import MIN_DEMONSTRATIONS, shape
 from ttt.halving import rungs
@@ -38,7 +38,9 @@ class TaskSize:
     def train_tokens(self, recipe: Recipe) -> int:
         """Tokens that a training runs over, over all steps; with its search, at most, where other recipes are tried."""
         once = _tokens(recipe, self.n_demonstrations, self._written(recipe))
-        return round(once * recipe.search) if self._chooses(recipe) else once + self._checks(recipe)
+        if self._chooses(recipe):
+            return round(once * recipe.search)
+        return once + self._of_folds(recipe) + self._checks(recipe)
 
     def probe_tokens(self, recipe: Recipe) -> int:
         """Tokens that all folds of the cross-fitted probe train on, or a search at most; 0 where it is not
@@ -58,6 +60,14 @@ class TaskSize:
         rest = recipe.with_steps(max(1, recipe.steps - recipe.probed)) if begun else recipe
         return _tokens(rest, self.n_demonstrations, self._written(recipe))
 
+    def _of_folds(self, recipe: Recipe) -> int:
+        """Tokens that beginning on folds takes beyond beginning on all: nothing for two halves."""
+        n_folds, _ = shape(self.n_demonstrations)
+        if n_folds == 2 or not self._halves or recipe.form != "in-context":
+            return 0
+        first = _tokens(recipe.with_steps(recipe.probed), self.n_demonstrations, self._written(recipe))
+        return first * (n_folds - 2)
+
     def _chooses(self, recipe: Recipe) -> bool:
         """Whether the recipe's search has room for a second candidate (see `search`); on cells there is none."""
         first = rungs(recipe)[0]
@@ -67,7 +77,9 @@ class TaskSize:
     def _checks(self, recipe: Recipe) -> int:
         """What it costs to see which augmentations hold, in tokens trained on: judging is half as dear."""
         names = (
-            set(recipe.augmentations) & set(CHECKED) if self.cells and recipe.search and self._halves else ()
+            set(recipe.augmentations) & set(CHECKED)
+            if self.cells and recipe.search and self.n_demonstrations >= FEWEST
+            else ()
         )
         return (1 + len(names)) * self._written(recipe) if names else 0
 

@@ -142,7 +142,7 @@ class Race:
         found = await carry(
             self.engine, self.task, self.parts, chosen.adapters, names, self.seed, self.go_on, least
         )
-        self.judgements += 1 + len(names)
+        self.judgements += 1 + len(names) if any(verdict.change is not None for verdict in found) else 0
         return found
 
     # ------------------------------------------------------------------------------------------------- cost

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Literal
 
-from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult, Fold
+from ttt.crossfit import CrossFitResult, Fold
 from ttt.engine import Bench, Engine, Priority
 from ttt.icl import Prefixes, shown_order
 from ttt.judging import Judged
@@ -32,6 +32,8 @@ SOLVED = ((0.5, 0.6), (0.75, 0.4))
 """Of an adapter that answers as it is: share of the base model's held-out negative log-probability that it removes, and share of
 the unseen demonstrations that it has right, both at least; either pair will do. Long answers are seldom right as a whole in the
 context of half of the demonstrations, even where little is left to learn."""
+LEAST_UNSEEN = 4
+"""Demonstrations that an adapter must not have seen, to be judged on them."""
 LITTLE = 0.2
 """Share of the negative log-probability below which beginning at it saves nothing."""
 STEPS_LEFT = 0.5
@@ -108,7 +110,7 @@ async def check(
         seen: positions of demonstrations that the adapter was trained on; they do not count.
     """
     new = [i for i in range(len(base.logprob)) if i not in seen]
-    if len(new) < MIN_DEMONSTRATIONS:
+    if len(new) < LEAST_UNSEEN:
         return None
     found = await judge_halves(engine, parts, adapter)
     after = tuple(p if math.isfinite(p) else -math.inf for p in found.logprob)

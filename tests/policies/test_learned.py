@@ -180,10 +180,9 @@ def test_an_arm_that_nothing_was_learned_of_is_left_to_the_rule_and_said() -> No
 
 @pytest.mark.parametrize("n,feasible", [(0, ("zero-shot",)), (3, ("icl", TRAIN))])
 def test_too_few_demonstrations_are_left_to_the_rule(n: int, feasible: tuple[str, ...]) -> None:
-    decision = POLICY.decide(
-        situation(signals(n_demonstrations=n, loo_accuracy=None, loo_logprob=None), feasible=feasible)
-    )
-    assert decision.arm == feasible[0]
+    here = situation(signals(n_demonstrations=n, loo_accuracy=None, loo_logprob=None), feasible=feasible)
+    decision = POLICY.decide(here)
+    assert decision == replace(POLICY.rule.decide(here), policy=POLICY.version) and not decision.weighed
 
 
 def test_a_checked_adapter_is_reused_where_it_pays_and_training_promises_less() -> None:

@@ -252,3 +252,11 @@ def test_what_staying_still_takes_can_make_training_pay() -> None:
     assert RULE.decide(replace(here, worth_s=worth_s)).arm == "icl"
     owed = replace(here, worth_s=worth_s, costs=Costs(0.0, 1.0, 100.0, rest_s=50.0))
     assert RULE.decide(owed).arm == TRAIN
+
+
+def test_of_three_held_out_demonstrations_none_may_be_lost() -> None:
+    lost = probed(probe_accuracy_before=2 / 3, probe_accuracy_after=1 / 3, n_demonstrations=3)
+    decision = RULE.decide(situation(lost, worth_s=300.0))
+    assert decision.arm == "icl" and "held-out accuracy fell from 67% to 33%" in decision.reason
+    kept = replace(lost, probe_accuracy_after=2 / 3)
+    assert RULE.decide(situation(kept, worth_s=300.0)).arm == TRAIN

@@ -352,7 +352,7 @@ def test_without_time_nothing_more_is_tried(open_near: OpenRouter) -> None:
 def test_few_demonstrations_and_other_forms_are_left_alone(open_near: OpenRouter) -> None:
     agent = open_near()
     agent.ask(task_of(0), QUERIES, **NEAR)
-    assert step_names(agent.ask(task_of(1, n=2), QUERIES, **NEAR)) == ["look-up", "train", "answer"]
+    assert step_names(agent.ask(task_of(1, n=3), QUERIES, **NEAR)) == ["look-up", "train", "answer"]
     direct = replace(OTHER, name="direct", form="direct")
     recipes = (direct, direct)
     assert step_names(agent.ask(task_of(2), QUERIES, recipe=recipes, **NEAR)) == [

@@ -74,7 +74,7 @@ def test_demonstrations_that_it_has_learned_from_do_not_count(llama_engine: Engi
     assert whole is not None and part is not None
     assert part.evidence.logprob_after == whole.evidence.logprob_after[4:]
     assert part.evidence.logprob_before == whole.evidence.logprob_before[4:]
-    assert checked(llama_engine, [folder], same(8), range(6)) is None, "two are too few"
+    assert checked(llama_engine, [folder], same(8), range(5)) is None, "three are too few"
 
 
 def evidence(before: float, after: float, right_before: int, right_after: int, n: int = 10) -> Check:
