@@ -221,7 +221,7 @@ def test_no_answer_key_reaches_a_signal(settings: Settings, options: CollectOpti
 def test_too_few_demonstrations_for_a_probe_leave_it_out(
     settings: Settings, options: CollectOptions, tmp_path: Path
 ) -> None:
-    collect([write_family(tmp_path, "aa")], replace(options, demonstrations=3), settings)
+    collect([write_family(tmp_path, "aa")], replace(options, demonstrations=2), settings)
     (row,) = rows_of(options)
     assert row.probe is None and row.signals["probe_logprob_after"] is None
     assert row.signals["loo_accuracy"] is not None

@@ -112,7 +112,7 @@ def test_an_adapter_that_auto_refused_still_answers_for_ttt_at_its_whole_price(
 ) -> None:
     use(AlwaysArm("train:quick"))
     kept = tmp_path / "kept"
-    options = replace(OPTIONS, demonstrations=3, store=kept, arms=("auto", "ttt"))
+    options = replace(OPTIONS, demonstrations=2, store=kept, arms=("auto", "ttt"))
     report = evaluate([write_family(tmp_path, "aa")], options, settings)
     (row,) = report["families"]
     auto, ttt = row["arms"]["auto"], row["arms"]["ttt"]
@@ -310,14 +310,18 @@ def gold_of(file: Path, options: EvaluateOptions) -> tuple[str, ...]:
     return sample(split(read_family(file)), options.demonstrations, options.queries, 0).gold
 
 
-def test_three_demonstrations_are_enough(settings: Settings, tmp_path: Path, use: Use) -> None:
-    """No half of three can judge the other, so `auto` has no evidence for training and answers in context."""
+def test_three_demonstrations_are_enough_and_two_are_not(
+    settings: Settings, tmp_path: Path, use: Use
+) -> None:
+    """Of three each is judged by a training on the others; of two there is no evidence, and `auto` answers in context."""
     use(TRUSTING)
-    options = replace(OPTIONS, demonstrations=3, arms=("icl", "ttt", "auto"))
-    (row,) = evaluate([write_family(tmp_path, "aa")], options, settings)["families"]
-    assert row["arms"]["ttt"]["arm"] == "train:quick" and row["arms"]["auto"]["arm"] == "icl"
-    assert row["arms"]["auto"]["answers"] == row["arms"]["icl"]["answers"]
-    assert "Too few demonstrations" in row["auto"]["fallback"] or not row["auto"]["fallback"]
+    paths = [write_family(tmp_path, "aa")]
+    (three,) = evaluate(paths, replace(OPTIONS, demonstrations=3), settings)["families"]
+    assert three["arms"]["ttt"]["arm"] == three["arms"]["auto"]["arm"] == "train:quick"
+    assert [s["name"] for s in three["auto"]["steps"]][3:] == ["probe", "train", "guard", "answer"]
+    (two,) = evaluate(paths, replace(OPTIONS, demonstrations=2), settings)["families"]
+    assert two["arms"]["ttt"]["arm"] == "train:quick" and two["arms"]["auto"]["arm"] == "icl"
+    assert two["arms"]["auto"]["answers"] == two["arms"]["icl"]["answers"]
 
 
 # The summary, by hand

@@ -122,8 +122,8 @@ def state(n: int, **more: object) -> State:
     [
         (0, ("zero-shot",), False),
         (1, ("icl", "train:quick"), False),
-        (3, ("icl", "train:quick"), False),
-        (4, ("icl", "train:quick"), True),
+        (2, ("icl", "train:quick"), False),
+        (3, ("icl", "train:quick"), True),
     ],
 )
 def test_what_is_feasible_hangs_on_the_demonstrations(n: int, feasible: tuple[str, ...], probe: bool) -> None:
