@@ -47,7 +47,7 @@ DEFAULT_CONFIDENCE = 0.69
 """One-sided confidence of the bound that is acted on: half a standard error, as in the rule after a probe."""
 FEWEST_DEMONSTRATIONS = 4
 """With fewer the built-in rule decides: outcomes are of tasks with more, and three held-out demonstrations are a hint. Of nine
-families with three, five gained by training and one lost 25 points, which its probe had shown (docs/results.md)."""
+families with three, six gained by training and one lost 25 points, which its probe had shown (docs/results.md)."""
 EXPLORED_SDS = 1.0
 """Standard deviations above the expected gain at which a task that stays still counts as near the threshold."""
 REUSE = "reuse:"
