@@ -244,12 +244,12 @@ def oracle(rows: Sequence[TaskOutcome], arms: Sequence[ArmName], worth_s: float,
     right = np.rint(
         [[row.arms[arm].correct * row.arms[arm].n_queries for arm in arms] for row in rows]
     ).astype(int)
-    icl_s = np.array([row.arms["icl"].seconds for row in rows])
-    first_s = np.array([before_training_s(row) for row in rows])
     paid = np.array(
-        [[first + row.arms[arm].seconds for arm in arms] for row, first in zip(rows, first_s, strict=True)]
+        [
+            [row.arms[arm].seconds + (before_training_s(row) if arm != "icl" else 0.0) for arm in arms]
+            for row in rows
+        ]
     )
-    paid[:, list(arms).index("icl")] = icl_s
     half, rest, served = queries // 2, queries - queries // 2, n_queries(rows)
     every = np.arange(len(rows))
     total = {name: np.zeros(len(rows)) for name in ("correct", "seconds", "trained")}

@@ -18,6 +18,7 @@ import numpy as np
 
 from policies.checks import check_finite
 from policies.types import Decision, Policy, Situation
+from policies.utility import expected_queries
 
 MAX_PROPENSITY = 0.5
 
@@ -65,7 +66,6 @@ class Exploring:
         best, costs = details.get("gain_high", details.get("gain_optimistic")), situation.costs
         # A training of its own: it does not go on from a probe.
         seconds = costs.by_probe_s + costs.train_s + costs.answer_s
-        n = situation.signals.n_queries + situation.signals.expected_repeats
-        if best is None or best * n * situation.worth_s <= seconds:
+        if best is None or best * expected_queries(situation) * situation.worth_s <= seconds:
             return 0.0
         return min(MAX_PROPENSITY, self.budget_s / max(seconds, 1e-9))

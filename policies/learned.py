@@ -41,7 +41,7 @@ from policies.features import Stage
 from policies.outcomes import TaskOutcome, hash_rows
 from policies.rule import Rule
 from policies.types import ArmName, Decision, Situation
-from policies.utility import breakeven_gain
+from policies.utility import breakeven, expected_queries
 
 DEFAULT_CONFIDENCE = 0.69
 """One-sided confidence of the bound that is acted on: half a standard error, as in the rule after a probe."""
@@ -223,13 +223,13 @@ class Learned:
         return Decision("answer", "icl", 1.0, 0.0, 0.0, rest_s, reason, self.version, details)
 
     def _account(self, situation: Situation, best: _Option) -> str:
-        n = _expected_queries(situation)
+        n = expected_queries(situation)
         queries = f"{n:g} query" if n == 1 else f"{n:g} queries"
         text = (
             f"{best.arm} is expected to add {best.expected:.2f} (at least {best.low:.2f}, "
             f"{self.confidence:.0%} sure) correct answers per query over {queries}, learned from "
             f"{len(self.provenance.families)} families; it costs {spent(situation, best.seconds)}, worth "
-            f"{situation.worth_s:g} s per correct answer: break-even {_breakeven(situation, best.seconds):.3g}."
+            f"{situation.worth_s:g} s per correct answer: break-even {breakeven(situation, best.seconds):.3g}."
         )
         if best.stage is None:
             text = text.replace(
@@ -322,17 +322,9 @@ def _mean_above_zero(mean: float, sd: float) -> float:
     return mean * float(ndtr(k)) + sd * math.exp(-0.5 * k * k) / math.sqrt(2.0 * math.pi)
 
 
-def _expected_queries(situation: Situation) -> float:
-    return situation.signals.n_queries + situation.signals.expected_repeats
-
-
 def _value(situation: Situation) -> float:
     """Seconds that a gain of 1 in P(correct) is worth here."""
-    return _expected_queries(situation) * situation.worth_s
-
-
-def _breakeven(situation: Situation, seconds: float) -> float:
-    return breakeven_gain(beyond_staying(situation, seconds), _expected_queries(situation), situation.worth_s)
+    return expected_queries(situation) * situation.worth_s
 
 
 def _details(situation: Situation, best: _Option) -> dict[str, float]:
@@ -341,9 +333,9 @@ def _details(situation: Situation, best: _Option) -> dict[str, float]:
         "gain_expected": best.expected,
         "gain_low": best.low,
         "gain_sd": best.sd,
-        "gain_breakeven": _breakeven(situation, best.seconds),
+        "gain_breakeven": breakeven(situation, best.seconds),
         "net_s": best.net_s,
-        "n_expected": _expected_queries(situation),
+        "n_expected": expected_queries(situation),
         "worth_s": situation.worth_s,
         "cost_s": best.seconds,
     }

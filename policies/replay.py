@@ -104,12 +104,12 @@ def replay(
     """The policy's way through one recorded task."""
     see = partial(situation_of, row, worth_s, repeats=repeats, arms=arms)
     asked: Asked = "all"
-    decision = policy.decide(see(measured=False))
+    sampled = "icl" in row.arms and SAMPLE in row.arms["icl"].seconds_parts
+    if sampled and policy.decide(see(asked="none", measured=False)).arm != "icl":
+        asked = "sample"
+    decision = policy.decide(see(asked=asked, measured=False))
     in_context = row.arms["icl"]
-    seconds = in_context.seconds
-    if SAMPLE in in_context.seconds_parts and policy.decide(see(asked="none", measured=False)).arm != "icl":
-        asked, seconds = "sample", in_context.seconds_parts[SAMPLE]
-        decision = policy.decide(see(asked=asked, measured=False))
+    seconds = in_context.seconds if asked == "all" else in_context.seconds_parts[SAMPLE]
     stays = decision.arm == "icl" and decision.expected_gain is not None
     if policy.reads & MEASURED and not stays:
         seconds += signals_seconds(row, policy.reads)

@@ -18,7 +18,7 @@ from policies.checks import beyond_staying, check_situation, content_hash, furth
 from policies.errors import PolicyError
 from policies.gain import Gain, GainModel
 from policies.types import ArmName, Decision, Situation
-from policies.utility import breakeven_gain
+from policies.utility import breakeven, expected_queries
 
 MIN_DEMONSTRATIONS = 3
 """Cross-fitting trains on at least two and judges another."""
@@ -96,7 +96,7 @@ class Rule:
 
     def _choice(self, situation: Situation, arm: ArmName, gain: Gain) -> tuple[float, ArmName, Gain]:
         """What `arm` surely brings, in seconds: lower bound × queries × worth − seconds."""
-        value_s = gain.low * _expected_queries(situation) * situation.worth_s
+        value_s = gain.low * expected_queries(situation) * situation.worth_s
         return value_s - beyond_staying(situation, further_seconds(situation, arm)), arm, gain
 
     def _worth_probing(self, situation: Situation, reuse: ArmName | None) -> bool:
@@ -109,17 +109,17 @@ class Rule:
                 0.0,
                 self._choice(situation, reuse, self.gain.estimate_reuse(signals, situation.checked))[0],
             )
-        best_s = best * _expected_queries(situation) * situation.worth_s
+        best_s = best * expected_queries(situation) * situation.worth_s
         return best_s - beyond_staying(situation, costs.probe_s + costs.train_s + costs.answer_s) > sure_s
 
     def _too_dear(self, situation: Situation) -> str:
-        costs, n = situation.costs, _expected_queries(situation)
+        costs, n = situation.costs, expected_queries(situation)
         seconds = costs.probe_s + costs.train_s + costs.answer_s
         best = self.gain.estimate(situation.signals).optimistic
         return (
             f"training could add at best {best:.2f} correct answers per query over {_queries(n)}; "
             f"probe, training and answer cost {spent(situation, seconds)}, worth {situation.worth_s:g} s per correct "
-            f"answer: break-even {_breakeven(situation, seconds):.3g}"
+            f"answer: break-even {breakeven(situation, seconds):.3g}"
         )
 
     def _harm(self, situation: Situation) -> str:
@@ -142,18 +142,18 @@ class Rule:
         return ""
 
     def _account(self, situation: Situation, arm: ArmName, gain: Gain) -> str:
-        seconds, n = further_seconds(situation, arm), _expected_queries(situation)
+        seconds, n = further_seconds(situation, arm), expected_queries(situation)
         what = "training" if arm.startswith("train:") else f"the checked adapter {arm.removeprefix('reuse:')}"
         if what == "training" and not situation.signals.probed:
             what = "training, judged without a probe,"
         return (
             f"{_sentence(what)} is expected to add {gain.expected:.2f} (at least {gain.low:.2f}) correct "
             f"answers per query over {_queries(n)}; it costs {spent(situation, seconds)}, worth {situation.worth_s:g} s "
-            f"per correct answer: break-even {_breakeven(situation, seconds):.3g}."
+            f"per correct answer: break-even {breakeven(situation, seconds):.3g}."
         )
 
     def _probe(self, situation: Situation) -> Decision:
-        gain, n = self.gain.estimate(situation.signals), _expected_queries(situation)
+        gain, n = self.gain.estimate(situation.signals), expected_queries(situation)
         reason = (
             f"Training could add up to {gain.optimistic:.2f} correct answers per query over {_queries(n)}; "
             f"a probe of {situation.costs.probe_s:.3g} s tells whether it does."
@@ -188,14 +188,6 @@ def _first(situation: Situation, prefix: str) -> ArmName | None:
     return next((arm for arm in situation.feasible if arm.startswith(prefix)), None)
 
 
-def _expected_queries(situation: Situation) -> float:
-    return situation.signals.n_queries + situation.signals.expected_repeats
-
-
-def _breakeven(situation: Situation, seconds: float) -> float:
-    return breakeven_gain(beyond_staying(situation, seconds), _expected_queries(situation), situation.worth_s)
-
-
 def _details(situation: Situation, gain: Gain, seconds: float) -> dict[str, float]:
     """The estimate behind the decision; gains are P(correct) per query."""
     return {
@@ -203,8 +195,8 @@ def _details(situation: Situation, gain: Gain, seconds: float) -> dict[str, floa
         "gain_expected": gain.expected,
         "gain_low": gain.low,
         "gain_optimistic": gain.optimistic,
-        "gain_breakeven": _breakeven(situation, seconds),
-        "n_expected": _expected_queries(situation),
+        "gain_breakeven": breakeven(situation, seconds),
+        "n_expected": expected_queries(situation),
         "worth_s": situation.worth_s,
         "cost_s": seconds,
     }

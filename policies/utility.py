@@ -8,8 +8,9 @@ compute one more correct answer is worth. Knows nothing of how probabilities or 
 
 from __future__ import annotations
 
-from policies.checks import WORTH_MAX_S, check_finite
+from policies.checks import WORTH_MAX_S, beyond_staying, check_finite
 from policies.errors import PolicyError
+from policies.types import Situation
 
 WORTH: dict[str, float] = {"fast": 5.0, "balanced": 30.0, "accurate": 300.0}
 """Seconds of compute that one more correct answer is worth, by preset.
@@ -63,3 +64,13 @@ def breakeven_gain(seconds: float, n_expected: float, worth_s: float) -> float:
             f"{n_expected:g} queries are expected; a break-even gain needs at least one query to serve."
         )
     return seconds / (worth(worth_s=worth_s) * n_expected)
+
+
+def expected_queries(situation: Situation) -> float:
+    """Queries that a decision serves: those asked now, and those expected later."""
+    return situation.signals.n_queries + situation.signals.expected_repeats
+
+
+def breakeven(situation: Situation, seconds: float) -> float:
+    """`breakeven_gain` of an arm that takes `seconds`, beyond what staying would still take."""
+    return breakeven_gain(beyond_staying(situation, seconds), expected_queries(situation), situation.worth_s)

@@ -63,8 +63,8 @@ async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     return {**update, "notes": [*cut_short(context), *_notes(state, result)]}
 
 
-async def answer_rest(state: State, runtime: Runtime[Context]) -> tuple[ICLResult, list[Step]]:
-    """In-context answers to all queries: those that are there, and now the others. Told to stop, training has: these are
+async def answer_rest(state: State, runtime: Runtime[Context]) -> tuple[ICLResult, dict[str, Any]]:
+    """In-context answers to all queries, those that are there and now the others, and what that adds to the state. Told to stop, training has: these are
     what is wanted in its place, as long as somebody waits.
 
     Raises:
@@ -74,12 +74,12 @@ async def answer_rest(state: State, runtime: Runtime[Context]) -> tuple[ICLResul
     assert there is not None
     rest = tuple(sorted(set(range(len(state["request"].queries))) - set(asked)))
     if not rest:
-        return there, []
+        return there, {"steps": []}
     found, step = await _ask(state, runtime, rest)
     whole = _together(there, asked, found, rest)
     before_s = sum(s.seconds for s in state["steps"] if s.name == "sample")
     runtime.stream_writer(events.ICLDone(answered(whole), before_s + step.seconds))
-    return whole, [step]
+    return whole, {"icl": whole, "asked": tuple(sorted((*asked, *rest))), "steps": [step]}
 
 
 def _sample(state: State, context: Context) -> tuple[int, ...]:

@@ -67,11 +67,11 @@ def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
         left_out["holds outcomes that contradict one another (the stronger source counts)"] += any(
             j.contradicted for j in known.values()
         )
-        row = _row(opened, episode, known, numbers[episode.fingerprint])
+        receipt = Receipt.from_dict(episode.receipt)
+        row = _row(opened, receipt, known, numbers[episode.fingerprint])
         if row is None:
             left_out[
-                "has no right answers by which both ICL and training could be judged"
-                + _unasked(Receipt.from_dict(episode.receipt))
+                "has no right answers by which both ICL and training could be judged" + _unasked(receipt)
             ] += 1
             continue
         numbers[episode.fingerprint] += 1
@@ -161,9 +161,8 @@ def _voted(episode: EpisodeRow) -> bool:
     return episode.arm.startswith("train:") and any(s["name"] == "vote" for s in steps)
 
 
-def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: int) -> TaskOutcome | None:
-    receipt = Receipt.from_dict(episode.receipt)
-    shadow = _shadow(opened, episode.episode_id)
+def _row(opened: Store, receipt: Receipt, known: dict[int, Judged], number: int) -> TaskOutcome | None:
+    shadow = _shadow(opened, receipt.episode_id)
     pairs = list(_pairs(receipt, shadow, known))
     trained = shadow if shadow is not None else receipt if receipt.arm.startswith("train:") else None
     if not pairs or trained is None:
@@ -197,7 +196,7 @@ def _row(opened: Store, episode: EpisodeRow, known: dict[int, Judged], number: i
         "n_demonstrations": int(signals["n_demonstrations"] or 0),
         "prompt_tokens": int(signals["prompt_tokens"] or 0),
     }
-    return parse_row(data, f"Episode {episode.episode_id[:12]}")
+    return parse_row(data, f"Episode {receipt.episode_id[:12]}")
 
 
 def _pairs(

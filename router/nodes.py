@@ -35,7 +35,6 @@ from router.votes import vote
 from store import TaskRow
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
 from ttt.errors import AdapterError, Cancelled, ContextOverflow, TrainingFailed
-from ttt.icl import ICLResult
 from ttt.icl import answer as answer_queries
 from ttt.judging import leave_one_out
 from ttt.measure import task_size
@@ -315,9 +314,9 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
             raise
         runtime.stream_writer(events.FellBack(str(error)))
         failed = Step("answer", time.perf_counter() - started, {"failed": str(error)})
-        result, asked = await answer_rest(state, runtime)
-        fallen = {"arm": "icl", "adapter": "", "fallback": str(error), "steps": [failed, *asked]}
-        return fallen | _whole(state, result) | {"answers": result}
+        result, update = await answer_rest(state, runtime)
+        update |= {"arm": "icl", "adapter": "", "fallback": str(error), "steps": [failed, *update["steps"]]}
+        return {**update, "answers": result}
     detail = {"adapter": chosen.content_hash[:12], "attach_s": attach_s}
     if not in_context:
         detail["demonstrations"] = 0
@@ -327,14 +326,10 @@ async def answer(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
 
 
 async def _in_context(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-    result, asked = await answer_rest(state, runtime)
+    result, update = await answer_rest(state, runtime)
     voted = await vote(result, None, True, state, runtime.context)
-    steps = [*asked, *voted.pop("steps", [])]
-    return {"adapter": "", "steps": steps, **_whole(state, result), **voted}
-
-
-def _whole(state: State, result: ICLResult) -> dict[str, Any]:
-    return {"icl": result, "asked": tuple(range(len(state["request"].queries)))}
+    steps = [*update["steps"], *voted.pop("steps", [])]
+    return {**update, "adapter": "", "steps": steps, **voted}
 
 
 async def record(state: State, runtime: Runtime[Context]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class TaskSize:
     def _of_folds(self, recipe: Recipe) -> int:
         """Tokens that beginning on folds takes beyond beginning on all: nothing for two halves."""
         n_folds, _ = shape(self.n_demonstrations)
-        if n_folds == 2 or not self._halves or recipe.form != "in-context":
+        if not self._halves or recipe.form != "in-context":
             return 0
         first = _tokens(recipe.with_steps(recipe.probed), self.n_demonstrations, self._written(recipe))
         return first * (n_folds - 2)
