@@ -17,14 +17,9 @@ from typing import Any, Literal
 
 from policies.errors import PolicyError
 from policies.outcomes import BY_PROBE, SAMPLE, TaskOutcome
-from policies.types import MEASURED, ArmName, Costs, Decision, Policy, Situation
+from policies.types import MEASURED, SIGNAL_PARTS, ArmName, Costs, Decision, Policy, Situation
 
 SIGNALS_STEP = "signals"
-SIGNAL_PARTS = {
-    "leave-one-out": frozenset({"loo_accuracy", "loo_logprob"}),
-    "consistency": frozenset({"agreement", "answer_entropy"}),
-}
-"""What the step `signals` consists of, where its parts were timed, and which signals each gives."""
 TRAIN_STEPS = ("search", "train")
 FROM_ICL = frozenset({"query_logprob", "query_margin"})
 """Signals that in-context answers give by themselves."""

@@ -42,6 +42,10 @@ class Signals:
     """Leave-one-out ICL accuracy on the demonstrations, 0 to 1."""
     loo_logprob: float | None = None
     """Leave-one-out log-probability per answer token on the demonstrations, nats (≤ 0)."""
+    zero_shot_accuracy: float | None = None
+    """Accuracy on the demonstrations with no other one shown, 0 to 1."""
+    zero_shot_logprob: float | None = None
+    """Log-probability per answer token of the demonstrations with no other one shown, nats (≤ 0)."""
     probe_accuracy_before: float | None = None
     """Cross-fitted held-out accuracy of the base model, half of the demonstrations as context, 0 to 1."""
     probe_accuracy_after: float | None = None
@@ -52,6 +56,10 @@ class Signals:
     """The same after a short training, nats."""
     probe_logprob_gain_low: float | None = None
     """One-sided lower 90 % bound (paired, over demonstrations) of the change of log-probability per token, nats."""
+    probe_loss_before: float | None = None
+    """Training loss at the first step of the short training, nats per token trained on (≥ 0)."""
+    probe_loss_after: float | None = None
+    """The same at its last step."""
 
     @property
     def probe_relative_gain(self) -> float | None:
@@ -134,7 +142,13 @@ class Decision:
     """Probability with which one was drawn here."""
 
 
-MEASURED = frozenset({"loo_accuracy", "loo_logprob", "agreement", "answer_entropy"})
+SIGNAL_PARTS = {
+    "leave-one-out": frozenset({"loo_accuracy", "loo_logprob"}),
+    "zero-shot": frozenset({"zero_shot_accuracy", "zero_shot_logprob"}),
+    "consistency": frozenset({"agreement", "answer_entropy"}),
+}
+"""What the step `signals` consists of, where its parts were timed, and which signals each gives."""
+MEASURED = frozenset().union(*SIGNAL_PARTS.values())
 """Signals that cost forward passes of their own, apart from the probe's."""
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from policies.baselines import AlwaysArm
 from policies.guard import CrossFit, TrainingSummary, Verdict
 from policies.guard import guard as judge_evidence
-from policies.types import MEASURED
 from router import events
 from router import signals as measured
 from router.arms import shown, taken
 from router.asking import answer_rest
 from router.context import Context
 from router.episodes import episode_of, receipt_of
+from router.measuring import measure
 from router.neighbours import may_start, seek_start
 from router.probing import seek
 from router.receipt import Step
@@ -36,12 +36,10 @@ from store import TaskRow
 from ttt.crossfit import MIN_DEMONSTRATIONS, cross_fit
 from ttt.errors import AdapterError, Cancelled, ContextOverflow, TrainingFailed
 from ttt.icl import answer as answer_queries
-from ttt.judging import leave_one_out
 from ttt.measure import task_size
 from ttt.recipes import as_written, fitting, probing
 from ttt.task import clean_task, fingerprint
 from ttt.train import TrainStep
-from ttt.views import consistency
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime
@@ -123,45 +121,14 @@ def after_icl(state: State) -> str:
 
 async def signals(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """Measure what costs forward passes, unless the policy stays without it."""
-    context, task, queries = in_time(state, runtime.context), state["task"], state["request"].queries
+    context = in_time(state, runtime.context)
     recipe = fitting(state["request"].recipes, state["task"])
-    result = state["icl"]
-    assert result is not None
     first = context.policy.decide(measured.situation(state, context.costs, recipe, context.remaining_s))
     if first.step == "answer" and first.arm == "icl" and first.expected_gain is not None:
         # The rule is optimistic about what is unmeasured; a learned policy knows what it is worth on average. Those that
         # estimate no gain only lack a figure.
         return {"steps": [Step("signals", 0.0, {"skipped": first.reason})]}
-    started = time.perf_counter()
-    wanted = MEASURED if context.settings.signals == "all" else context.policy.reads
-    loo, notes = None, []
-    if len(task.demonstrations) > 1 and wanted & {"loo_accuracy", "loo_logprob"}:
-        try:
-            loo = await leave_one_out(context.engine, task, should_stop=context.should_stop)
-        except (Cancelled, ContextOverflow) as error:
-            notes.append(f"Leave-one-out was not measured: {error}")
-    loo_s = time.perf_counter() - started
-    complete = state["signals"] if loo is None else measured.with_leave_one_out(state["signals"], loo)
-    detail: dict[str, Any] = {"leave_one_out_s": loo_s} if wanted & {"loo_accuracy", "loo_logprob"} else {}
-    if not wanted & {"agreement", "answer_entropy"}:
-        runtime.stream_writer(events.SignalsReady(complete, loo_s))
-        return {"signals": complete, "steps": [Step("signals", loo_s, detail)], "notes": notes}
-    try:
-        asked = [queries[i] for i in state["asked"]]
-        seen = await consistency(context.engine, task, asked, result, should_stop=context.should_stop)
-    except Cancelled:
-        step = Step("signals", time.perf_counter() - started, detail | {"cancelled": True})
-        notes.append("Measuring was cancelled; the decision rests on fewer signals.")
-        return {"signals": complete, "steps": [step], "notes": notes}
-    seconds = time.perf_counter() - started
-    complete = measured.with_consistency(complete, seen)
-    runtime.stream_writer(events.SignalsReady(complete, seconds))
-    detail |= {
-        "consistency_s": seconds - loo_s,
-        "views": list(seen.views),
-        "sampled_queries": len(seen.queries),
-    }
-    return {"signals": complete, "steps": [Step("signals", seconds, detail)], "notes": notes}
+    return await measure(state, context, runtime.stream_writer)
 
 
 def after_signals(state: State) -> str:
@@ -229,7 +196,7 @@ async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         step = Step("probe", seconds, {"failed": str(error)})
         return {"steps": [step], "fallback": str(error), "arm": "icl", "evidence": None}
     step = Step("probe", time.perf_counter() - started, found.detail)
-    complete = measured.with_probe(state["signals"], found.evidence)
+    complete = measured.with_probe(state["signals"], found.evidence, found.losses)
     return {"evidence": found.evidence, "chosen": found.chosen, "signals": complete, "steps": [step]}
 
 

@@ -29,6 +29,8 @@ class Found:
     """Evidence, and the account of it."""
 
     evidence: CrossFitResult
+    losses: tuple[float, ...]
+    """Of the short training, nats per token, a step each; mean of its folds."""
     chosen: Recipe | None
     """What a search has found."""
     detail: dict[str, Any]
@@ -66,7 +68,7 @@ async def seek(
             beat=beat,
         )
         begun(found.begin)
-        evidence, chosen = found.evidence, found.recipe
+        evidence, chosen, losses = found.evidence, found.recipe, found.begin.losses
         detail = {
             "recipe": chosen.id,
             "steps": len(found.begin.losses),
@@ -79,15 +81,13 @@ async def seek(
             "augmentations": [asdict(verdict) for verdict in found.augmentations],
         }
     else:
+        reached: list[Beginning] = []
         evidence = await cross_fit(
-            context.engine,
-            task,
-            probed,
-            request.seed,
-            emit,
-            context.should_stop,
-            begun if probed == recipe else lambda _: None,
+            context.engine, task, probed, request.seed, emit, context.should_stop, reached.append
         )
+        losses = reached[0].losses
+        if probed == recipe:
+            begun(reached[0])
         detail = {"recipe": probed.id, "steps": probed.probed}
     context.costs.observe("train", evidence.tokens, evidence.train_s)
     detail |= {
@@ -98,7 +98,7 @@ async def seek(
         "logprob_before": list(evidence.logprob_before),
         "logprob_after": list(evidence.logprob_after),
     }
-    return Found(evidence, chosen, detail)
+    return Found(evidence, losses, chosen, detail)
 
 
 async def seek_first(
@@ -123,7 +123,7 @@ async def seek_first(
         notes = [f"No recipe was searched for: {error}"] if searched else []
         return {"steps": [step], "notes": notes, "evidence": None}
     step = Step(name, time.perf_counter() - started, found.detail)
-    complete = measured.with_probe(state["signals"], found.evidence)
+    complete = measured.with_probe(state["signals"], found.evidence, found.losses)
     return {"evidence": found.evidence, "chosen": found.chosen, "signals": complete, "steps": [step]}
 
 

@@ -12,7 +12,11 @@ from typing import Any
 RECEIPT_VERSION = 1
 SHADOW = "-shadow"
 """Ends the id of the episode that was trained behind another, to learn from."""
-SIGNAL_PARTS = {"leave_one_out_s": "leave-one-out", "consistency_s": "consistency"}
+SIGNAL_PARTS = {
+    "leave_one_out_s": "leave-one-out",
+    "zero_shot_s": "zero-shot",
+    "consistency_s": "consistency",
+}
 """What the step `signals` consists of: its details, and their names among the seconds of outcome rows."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import mean
 
@@ -57,8 +58,18 @@ def with_leave_one_out(signals: Signals, judged: Judged) -> Signals:
     return replace(signals, loo_accuracy=mean(map(float, judged.correct)), loo_logprob=mean(judged.logprob))
 
 
-def with_probe(signals: Signals, evidence: CrossFitResult) -> Signals:
-    """Add the cross-fitted probe; the bound is one-sided, Student's t over demonstrations."""
+def with_zero_shot(signals: Signals, judged: Judged) -> Signals:
+    """Add how well the demonstrations are predicted with none shown."""
+    return replace(
+        signals,
+        zero_shot_accuracy=mean(map(float, judged.correct)),
+        zero_shot_logprob=mean(judged.logprob),
+    )
+
+
+def with_probe(signals: Signals, evidence: CrossFitResult, losses: Sequence[float] = ()) -> Signals:
+    """Add the cross-fitted probe; the bound is one-sided, Student's t over demonstrations. `losses` are those of the short
+    training, a step each; none where nothing was trained."""
     changes = [b - a for a, b in zip(evidence.logprob_before, evidence.logprob_after, strict=True)]
     return replace(
         signals,
@@ -67,6 +78,8 @@ def with_probe(signals: Signals, evidence: CrossFitResult) -> Signals:
         probe_logprob_before=mean(evidence.logprob_before),
         probe_logprob_after=mean(evidence.logprob_after),
         probe_logprob_gain_low=lower_bound(changes, 0.10),
+        probe_loss_before=losses[0] if losses else None,
+        probe_loss_after=losses[-1] if losses else None,
     )
 
 

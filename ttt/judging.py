@@ -98,6 +98,16 @@ async def leave_one_out(
     return Judged(tuple(s.greedy for s in scores), tuple(s.logprob_per_token for s in scores))
 
 
+async def zero_shot(engine: Engine, task: Task) -> Judged:
+    """Score each demonstration with no other one shown, in the format of the task's prompts.
+
+    Raises:
+        ContextOverflow: a demonstration does not fit.
+    """
+    alone = replace(task, demonstrations=())
+    return await judge(engine, alone, task.demonstrations, adapter=None, written=task)
+
+
 async def judge(
     engine: Engine,
     task: Task,
