@@ -18,7 +18,9 @@ from policies.types import ArmName, Decision, Situation
 WORTH_MAX_S = 1e6
 """Largest accepted worth, seconds per additional correct answer (eleven days)."""
 
-_SHARES = frozenset({"agreement", "loo_accuracy", "probe_accuracy_before", "probe_accuracy_after"})
+_SHARES = frozenset(
+    {"agreement", "loo_accuracy", "zero_shot_accuracy", "probe_accuracy_before", "probe_accuracy_after"}
+)
 """Signals that are shares, 0 to 1."""
 
 
@@ -42,13 +44,14 @@ def check_finite(name: str, value: float, low: float = -math.inf, high: float = 
 def check_situation(situation: Situation) -> None:
     """Raise PolicyError, naming the value, for anything that no decision can be made from."""
     signals = situation.signals
-    for field in fields(signals):
-        value = getattr(signals, field.name)
+    for name, value in signals.as_dict().items():
         if value is None:
             continue
-        counts = field.name in {"n_demonstrations", "n_queries", "expected_repeats"}
-        low = 0.0 if counts or field.name in _SHARES else -math.inf
-        check_finite(f"Signal {field.name}", value, low, 1.0 if field.name in _SHARES else math.inf)
+        counts = name in {"n_demonstrations", "n_queries", "expected_repeats"}
+        low = 0.0 if counts or name in _SHARES else -math.inf
+        check_finite(f"Signal {name}", value, low, 1.0 if name in _SHARES else math.inf)
+    for value in signals.embedding or ():
+        check_finite("Signal embedding", value, -1.0, 1.0)
     for field in fields(situation.costs):
         check_finite(f"Cost {field.name}", getattr(situation.costs, field.name), 0.0)
     check_finite("worth_s", situation.worth_s, math.ulp(0.0), WORTH_MAX_S)

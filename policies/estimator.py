@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from scipy.special import stdtr, stdtrit
 from policies.checks import check_finite
 from policies.errors import PolicyError
 from policies.features import STAGES, Array, Columns, Stage, columns, features, headroom, reached, stage_of
+from policies.memory import Memory, memory_from_json, remember
 from policies.outcomes import TaskOutcome
 from policies.types import ArmName, Signals
 
@@ -90,6 +91,8 @@ class StageModel:
     """Mean variance that the coefficients' uncertainty adds."""
     n_families: int
     """That it was fitted on."""
+    memory: Memory | None = None
+    """What families gained beyond the line."""
 
     def __post_init__(self) -> None:
         d, n = len(self.names), self.n_families
@@ -106,8 +109,8 @@ class StageModel:
             raise PolicyError("A gain model has a negative variance or scale; fit it again.")
 
     def predict(self, values: Array, room: Array) -> tuple[Array, Array, Array, list[str]]:
-        """Expected gain, its spread and its standard error, each of shape (rows,), and the names of what was absent in any
-        row.
+        """Expected gain by the line alone, its spread and its standard error, each of shape (rows,), and the names of what
+        was absent in any row.
 
         Args:
             values: (rows, features), NaN where absent.
@@ -128,6 +131,14 @@ class StageModel:
         """Degrees of freedom of its bounds."""
         return float(self.n_families - 1)
 
+    def recall(self, signals: Signals) -> tuple[float, float]:
+        """What tasks that lie where this one does gained beyond the line, and how much of the variance between tasks that
+        look alike this settles, 0 to 1."""
+        if self.memory is None or signals.embedding is None:
+            return 0.0, 0.0
+        extra, settled = self.memory.recall(signals.embedding)
+        return extra, settled * self.memory.share
+
     def own_variance(self, room: Array) -> Array:
         """Variance of the gain between tasks that look alike, shape of `room`."""
         return np.maximum(self.variance + self.variance_headroom * room**2, SD_FLOOR**2)
@@ -142,7 +153,8 @@ class ArmModel:
     """That compare the arm with icl; a stage may rest on fewer."""
 
     def estimate(self, signals: Signals, spread: float = 1.0) -> tuple[Estimate, Stage, list[str]]:
-        """Gain for one task, the stage that it rests on, and features that were absent.
+        """Gain for one task, the stage that it rests on, and features that were absent. What its family is remembered
+        for is in it, but not where the base model is unknown.
 
         Args:
             spread: factor on the standard deviation; where it is not 1 the expectation is as unsure as that, since
@@ -152,25 +164,33 @@ class ArmModel:
         of = columns([signals])
         _, values = features(of, stage)
         model = self.stages[stage]
-        expected, sds, errors, lacking = model.predict(values, headroom(of, stage))
-        sd = float(sds[0]) * spread
-        unsure = float(errors[0]) if spread == 1.0 else sd
-        return Estimate(float(expected[0]), sd, unsure, model.df), stage, lacking
+        room = headroom(of, stage)
+        expected, sds, errors, lacking = model.predict(values, room)
+        sd, gain = float(sds[0]), float(expected[0])
+        if spread != 1.0:
+            return Estimate(gain, sd * spread, sd * spread, model.df), stage, lacking
+        extra, settled = model.recall(signals)
+        sd = math.sqrt(max(sd**2 - settled * float(model.own_variance(room)[0]), SD_FLOOR**2))
+        gain = min(max(gain + extra, -1.0), 1.0)
+        return Estimate(gain, sd, float(errors[0]), model.df), stage, lacking
 
     def stage(self, signals: Signals) -> Stage:
         """The richest stage that the signals reach and that was fitted."""
         best = STAGES.index(stage_of(signals))
         return next(stage for stage in reversed(STAGES[: best + 1]) if stage in self.stages)
 
-    def after_probe(self, spread: float = 1.0) -> tuple[float, float] | None:
+    def after_probe(self, signals: Signals, spread: float = 1.0) -> tuple[float, float] | None:
         """Spread, and standard error of the expectation, that usually remain once the probe has been seen; None where no
         model of it was fitted. `spread` as in `estimate`."""
         model = self.stages.get("probe")
         if model is None:
             return None
         own, leverage = model.mean_variance, model.mean_leverage
-        sd = math.sqrt(own + leverage) * spread
-        return sd, math.sqrt(leverage + own / model.n_families) if spread == 1.0 else sd
+        if spread != 1.0:
+            sd = math.sqrt(own + leverage) * spread
+            return sd, sd
+        _, settled = model.recall(signals)
+        return math.sqrt(own * (1.0 - settled) + leverage), math.sqrt(leverage + own / model.n_families)
 
 
 def fit_arms(
@@ -230,9 +250,9 @@ def _fit_arm(
         there = reached(stage, of)
         if len(set(families[there])) >= MIN_FAMILIES:
             cut = {k: v[there] for k, v in of.items()}
-            stages[stage] = _fit_stage(
-                stage, cut, gains[there], noise[there], families[there], weights[there], seed
-            )
+            cut_rows = [row for row, kept in zip(rows, there, strict=True) if kept]
+            model = _fit_stage(stage, cut, gains[there], noise[there], families[there], weights[there], seed)
+            stages[stage] = _with_memory(model, stage, cut, cut_rows, gains[there], noise[there], base_model)
     return ArmModel(stages, n_families)
 
 
@@ -277,6 +297,24 @@ def _fit_stage(
         float(np.average(line.predict(values)[1], weights=weights)),
         len(counts),
     )
+
+
+def _with_memory(
+    model: StageModel,
+    stage: Stage,
+    of: Columns,
+    rows: Sequence[TaskOutcome],
+    gains: Array,
+    noise: Array,
+    base_model: str | None,
+) -> StageModel:
+    """The line, and what the families that it was fitted on gained beyond it."""
+    if all(row.embedding is None for row in rows):
+        return model
+    room = headroom(of, stage)
+    expected, *_ = model.predict(features(of, stage)[1], room)
+    memory = remember(rows, gains - expected, noise, model.own_variance(room), base_model)
+    return replace(model, memory=memory)
 
 
 def _floor(predicted: Array, gains: Array, weights: Array) -> float:
@@ -343,7 +381,9 @@ def arm_from_json(data: Any) -> ArmModel:
             if stage in given:
                 if set(given[stage]) != wanted:
                     raise KeyError(stage)
-                stages[stage] = StageModel(**{k: _tuples(v) for k, v in given[stage].items()})
+                memory = memory_from_json(given[stage]["memory"])
+                line = {k: _tuples(v) for k, v in given[stage].items() if k != "memory"}
+                stages[stage] = StageModel(**line, memory=memory)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, PolicyError):
             raise

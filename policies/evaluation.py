@@ -1,6 +1,7 @@
 """How good a learned policy is on families it never saw, against every baseline that it must beat.
 
-Each task is decided by a policy fitted without its family (or without its collection). All figures are
+Each task is decided by a policy fitted without its family (or without its collection, or without that task alone: then
+others of its family have been seen). All figures are
 means over families with family-bootstrap intervals (95 %), paired between ways. Utility is in correct
 answers per task: Σ P(correct) − seconds ÷ worth, over the queries asked and those expected later.
 
@@ -29,7 +30,7 @@ from policies.rule import Rule
 from policies.types import ArmName, Policy
 from policies.utility import WORTH, worth
 
-Holdout = Literal["family", "collection"]
+Holdout = Literal["family", "collection", "task"]
 MAX_FOLDS = 150
 """More families than this are held out several at a time."""
 ORACLE_SPLITS = 40
@@ -62,12 +63,13 @@ def cross_fitted(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Learned]:
-    """For each row, a policy that has not seen its family (or collection). The other options are those of `fit`.
+    """For each row, a policy that has not seen its family (or collection, or that task, on whatever model). The other
+    options are those of `fit`.
 
     Raises:
         PolicyError: what `fit` refuses, said of the rows that remain; or only one collection.
     """
-    groups = [row.family if by == "family" else row.collection for row in rows]
+    groups = [_group(row, by) for row in rows]
     names = sorted(set(groups))
     if len(names) < 2:
         raise PolicyError(f"There is only one {by}, {names[0]!r}; holding one out needs at least 2.")
@@ -83,6 +85,10 @@ def cross_fitted(
         policies[k], _ = fit(seen, confidence=confidence, base_model=base_model, seed=seed)
         progress(k + 1, n_folds)
     return [policies[fold[group]] for group in groups]
+
+
+def _group(row: TaskOutcome, by: Holdout) -> str:
+    return {"family": row.family, "collection": row.collection, "task": row.task}[by]
 
 
 def evaluate(

@@ -22,8 +22,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.outcomes import SIGNAL_FIELDS
-from policies.types import Signals
+from policies.types import SCALARS, Signals
 
 Stage = Literal["cheap", "probe"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -47,8 +46,7 @@ Columns = Mapping[str, Array]
 def columns(signals: Sequence[Signals]) -> dict[str, Array]:
     """Signals of many tasks side by side."""
     return {
-        name: np.array([_number(getattr(s, name)) for s in signals], dtype=np.float64)
-        for name in SIGNAL_FIELDS
+        name: np.array([_number(getattr(s, name)) for s in signals], dtype=np.float64) for name in SCALARS
     }
 
 

@@ -40,7 +40,7 @@ from policies.estimator import MIN_FAMILIES, UNKNOWN_MODEL_SPREAD, ArmModel, Est
 from policies.features import Stage
 from policies.outcomes import TaskOutcome, hash_rows
 from policies.rule import Rule
-from policies.types import ArmName, Decision, Situation
+from policies.types import EMBEDDING, ArmName, Decision, Situation
 from policies.utility import breakeven, expected_queries
 
 DEFAULT_CONFIDENCE = 0.69
@@ -81,6 +81,8 @@ class Learned:
     rule: Rule = field(default_factory=Rule)
     base_model_known: bool = True
     """False widens every spread; see `for_model`."""
+    names: frozenset[str] = field(default=frozenset(), compare=False)
+    """What the base model at hand goes by; empty is any."""
 
     def __post_init__(self) -> None:
         check_finite("confidence", self.confidence, 0.5, 0.999)
@@ -100,12 +102,20 @@ class Learned:
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset()
+        return frozenset({EMBEDDING}) if self._remembers else frozenset()
+
+    @cached_property
+    def _remembers(self) -> bool:
+        """Whether it knows families of this base model by where their tasks lie."""
+        stages = [stage for arm in self.arms.values() for stage in arm.stages.values()]
+        found = {stage.memory.base_model for stage in stages if stage.memory is not None}
+        return self.base_model_known and bool(found) and (not self.names or bool(found & self.names))
 
     def for_model(self, *names: str) -> Learned:
         """The policy for a base model that goes by these names (name, revision): on one that too few
         families are known of (`Provenance.base_models`), every spread is doubled."""
-        return replace(self, base_model_known=bool(set(names) & set(self.provenance.base_models)))
+        known = bool(set(names) & set(self.provenance.base_models))
+        return replace(self, base_model_known=known, names=frozenset(names))
 
     def estimate(self, arm: ArmName, situation: Situation) -> tuple[Estimate, Stage, list[str]]:
         """The gain of a fitted arm here, the stage that it rests on, and what was absent."""
@@ -161,7 +171,7 @@ class Learned:
     def _probe(self, situation: Situation, arm: ArmName) -> _Option | None:
         """What looking first is worth; None where no probe was ever fitted."""
         model = self.arms[arm]
-        after = model.after_probe(self._spread)
+        after = model.after_probe(situation.signals, self._spread)
         if after is None:
             return None
         now, stage, lacking = self.estimate(arm, situation)

@@ -7,7 +7,8 @@ One row is one task (a family and a seed) on one base model and machine; it hold
      "arms": {arm: {"correct": mean over queries, "n_queries": int, "seconds": total of this path alone,
                     "seconds_parts": {step: s}}},
      "probe": {"steps": […], "heldout_logprob": […], "heldout_accuracy": […], "seconds": s} or null,
-     "n_demonstrations": int, "prompt_tokens": int}
+     "n_demonstrations": int, "prompt_tokens": int,
+     "embedding": […], where the task lies among others, or null}
 
 What can't be learned from is refused with one sentence that names the file and line: NaN, another version
 of the signals, unknown names, or two rows that say different things of the same task. Knows nothing of how
@@ -25,12 +26,11 @@ from typing import Any
 from policies.checks import check_finite, content_hash
 from policies.errors import PolicyError
 from policies.files import parse, read_text
-from policies.types import SIGNALS_VERSION, ArmName, Signals
+from policies.types import SCALARS, SIGNALS_VERSION, ArmName, Signals
 
-SIGNAL_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Signals))
 _REQUIRED_SIGNALS = frozenset(f.name for f in fields(Signals) if f.default is not None)
-
-
+DIGITS = 5
+"""Of an embedding's numbers."""
 SAMPLE = "sample"
 """Among the seconds of icl, not in their sum: what it takes to ask the first few queries, where these can be enough to
 decide on. The row's signals are then of those."""
@@ -82,6 +82,8 @@ class TaskOutcome:
     probe: ProbeOutcome | None
     n_demonstrations: int
     prompt_tokens: int
+    embedding: tuple[float, ...] | None = None
+    """Of its demonstrations, of length 1."""
 
     @property
     def key(self) -> tuple[str, str, int, str, str]:
@@ -99,7 +101,7 @@ class TaskOutcome:
         values: dict[str, Any] = dict(self.signals)
         if not probed:
             values |= {name: None for name in values if name.startswith("probe_")}
-        return Signals(**values)
+        return Signals(**values, embedding=self.embedding)
 
 
 def parse_row(data: Any, where: str = "The row") -> TaskOutcome:
@@ -109,6 +111,8 @@ def parse_row(data: Any, where: str = "The row") -> TaskOutcome:
         PolicyError: anything missing, unknown, of the wrong type, not finite or out of range; it names
             `where`.
     """
+    if isinstance(data, dict):
+        data = {"embedding": None, **data}
     _keys(where, data, {f.name for f in fields(TaskOutcome)})
     for name in ("family", "collection", "task", "model", "machine"):
         if not isinstance(data[name], str) or not data[name]:
@@ -124,16 +128,22 @@ def parse_row(data: Any, where: str = "The row") -> TaskOutcome:
         raise PolicyError(f"{where}: arms is {data['arms']!r}, but it must hold at least one arm's outcome.")
     arms = {name: _arm(f"{where}: arm {name}", value) for name, value in data["arms"].items()}
     return TaskOutcome(
-        **{f.name: data[f.name] for f in fields(TaskOutcome) if f.name not in ("signals", "arms", "probe")},
+        **{name: data[name] for name in ("family", "collection", "task", "seed", "model", "machine")},
+        **{name: data[name] for name in ("signals_version", "n_demonstrations", "prompt_tokens")},
         signals=_signals(where, data["signals"]),
         arms=arms,
         probe=None if data["probe"] is None else _probe(f"{where}: probe", data["probe"]),
+        embedding=_embedding(where, data["embedding"]),
     )
 
 
 def as_json(row: TaskOutcome) -> dict[str, Any]:
-    """The JSON object that `parse_row` reads back to an equal row."""
+    """The JSON object that `parse_row` reads back to an equal row; what was not measured is left out."""
     plain = asdict(row)
+    plain["signals"] = {name: value for name, value in row.signals.items() if value is not None}
+    embedding = plain.pop("embedding")
+    if embedding is not None:
+        plain["embedding"] = [round(value, DIGITS) for value in embedding]
     if row.probe is not None:
         plain["probe"] = {name: list(v) if isinstance(v, tuple) else v for name, v in plain["probe"].items()}
     return plain
@@ -196,20 +206,26 @@ def hash_rows(rows: Iterable[TaskOutcome]) -> str:
     return content_hash(sorted(content_hash(as_json(row)) for row in rows))
 
 
+def _embedding(where: str, data: Any) -> tuple[float, ...] | None:
+    if data is None:
+        return None
+    if not isinstance(data, list) or not data:
+        raise PolicyError(f"{where}: embedding is {data!r}, but it must be a list of numbers, or null.")
+    return tuple(round(check_finite(f"{where}: embedding", value, -1.0, 1.0), DIGITS) for value in data)
+
+
 def _signals(where: str, data: Any) -> dict[str, float | None]:
     if not isinstance(data, dict):
         raise PolicyError(f"{where}: signals is {type(data).__name__}, but it must be a JSON object.")
-    unknown = sorted(set(data) - set(SIGNAL_FIELDS))
+    unknown = sorted(set(data) - set(SCALARS))
     if unknown:
-        raise PolicyError(
-            f"{where} has the unknown signal {unknown[0]!r}; known are: {', '.join(SIGNAL_FIELDS)}."
-        )
+        raise PolicyError(f"{where} has the unknown signal {unknown[0]!r}; known are: {', '.join(SCALARS)}.")
     missing = sorted(name for name in _REQUIRED_SIGNALS if data.get(name) is None)
     if missing:
         raise PolicyError(f"{where} lacks the signal {missing[0]!r}, which is known of every task.")
     return {
         name: None if data.get(name) is None else check_finite(f"{where}: signal {name}", data[name])
-        for name in SIGNAL_FIELDS
+        for name in SCALARS
     }
 
 

@@ -23,7 +23,7 @@ from policies.rule import Rule
 from policies.types import SIGNALS_VERSION
 
 RULE_FORMAT = "ttt-router-rule-1"
-LEARNED_FORMAT = "ttt-router-learned-3"
+LEARNED_FORMAT = "ttt-router-learned-4"
 
 Saved = Rule | Learned
 

@@ -60,6 +60,8 @@ class Signals:
     """Training loss at the first step of the short training, nats per token trained on (≥ 0)."""
     probe_loss_after: float | None = None
     """The same at its last step."""
+    embedding: tuple[float, ...] | None = None
+    """Where the task lies among others, of length 1; no figure by itself, so in neither `as_dict` nor `SCALARS`."""
 
     @property
     def probe_relative_gain(self) -> float | None:
@@ -74,7 +76,14 @@ class Signals:
         return self.probe_logprob_after is not None
 
     def as_dict(self) -> dict[str, float | None]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """All figures, by name."""
+        return {name: getattr(self, name) for name in SCALARS}
+
+
+SCALARS: tuple[str, ...] = tuple(f.name for f in fields(Signals) if f.name != "embedding")
+"""Names of the signals that are one figure each."""
+EMBEDDING = "embedding"
+"""Names, in `Policy.reads`, the signal that is measured before the model is asked anything."""
 
 
 ArmName = str
@@ -160,7 +169,7 @@ class Policy(Protocol):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Those of `MEASURED` that can change what it decides; others need not be paid for."""
+        """Those of `MEASURED`, and `EMBEDDING`, that can change what it decides; others need not be paid for."""
         ...
 
     def decide(self, situation: Situation) -> Decision: ...

@@ -57,8 +57,7 @@ async def icl(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         runtime.stream_writer(events.ICLDone(answered(result), step.seconds))
     else:
         result = seen
-    n_repeats = request.expected_repeats
-    signals = measured.cheap_signals(state["task"], state["size"], len(every), n_repeats, seen or result)
+    signals = measured.cheap_signals(measured.known_before(state), seen or result)
     update = {"icl": result, "asked": asked, "signals": signals, "fallback": fallback, "steps": steps}
     return {**update, "notes": [*cut_short(context), *_notes(state, result)]}
 
@@ -90,8 +89,7 @@ def _sample(state: State, context: Context) -> tuple[int, ...]:
         return ()
     if not context.costs.observed("train") and context.settings.signals != "all":
         return ()
-    unmeasured = measured.unmeasured(state["task"], state["size"], n, request.expected_repeats)
-    before: State = {**state, "signals": unmeasured, "asked": ()}
+    before: State = {**state, "signals": measured.known_before(state), "asked": ()}
     recipe = fitting(request.recipes, state["task"])
     first = context.policy.decide(measured.situation(before, context.costs, recipe))
     stays = first.step == "answer" and first.arm in ("icl", "zero-shot")

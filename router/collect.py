@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from policies.checks import stay_arm
 from policies.errors import PolicyError
 from policies.outcomes import BY_PROBE, SAMPLE, ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
-from policies.types import MEASURED, SIGNALS_VERSION, Decision, Situation
+from policies.types import EMBEDDING, MEASURED, SIGNALS_VERSION, Decision, Situation
 from router.arms import Way, parse_arm
 from router.errors import RouterError
 from router.evaluate import Drawn, EvaluateOptions, Progress, draw, run_arms
@@ -35,6 +35,10 @@ from ttt.views import SAMPLE as SAMPLED
 
 if TYPE_CHECKING:
     from router.agent import Router
+
+
+BESIDE = (SAMPLE, EMBEDDING)
+"""Steps whose seconds stand beside those of in-context learning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class Shadow:
 
     trains: bool
     version: str = "shadow-2"
-    reads: frozenset[str] = MEASURED
+    reads: frozenset[str] = MEASURED | {EMBEDDING}
 
     def decide(self, situation: Situation) -> Decision:
         reason = "Collecting outcomes: all signals are measured, and every arm answers."
@@ -179,7 +183,7 @@ def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -
             continue
         parts = dict(cell["seconds_parts"])
         if name == "icl":
-            parts |= {SAMPLE: steps[SAMPLE]["seconds"]} if SAMPLE in steps else {}
+            parts |= {name: steps[name]["seconds"] for name in BESIDE if name in steps}
             parts |= signals_seconds(steps["signals"]) if "signals" in steps else {}
         if "by_probe_s" in cell:
             parts[BY_PROBE] = cell["by_probe_s"]
@@ -198,6 +202,7 @@ def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -
         probe=_probe(steps.get("probe")),
         n_demonstrations=int(signals["n_demonstrations"]),
         prompt_tokens=int(signals["prompt_tokens"]),
+        embedding=measured["embedding"] and tuple(measured["embedding"]),
     )
     return parse_row(as_json(row), f"The outcome of {drawn.family.name}")
 

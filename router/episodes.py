@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from policies.outcomes import DIGITS
 from policies.types import SIGNALS_VERSION, Decision
 from router.receipt import Answered, Receipt
 from router.state import State
@@ -61,6 +62,7 @@ def receipt_of(state: State, loaded: LoadedModel) -> Receipt:
         n_queries=len(request.queries),
         created_at=time.time(),
         prompt_tokens=read,
+        embedding=tuple(round(x, DIGITS) for x in state["embedding"]) if state.get("embedding") else None,
     )
 
 

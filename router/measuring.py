@@ -1,4 +1,5 @@
-"""The signals that cost forward passes of their own, one after the other, each with its seconds."""
+"""The signals that cost forward passes of their own, one after the other, each with its seconds; and, before any query is
+asked, where the task lies among others."""
 
 from __future__ import annotations
 
@@ -6,15 +7,31 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from policies.types import MEASURED, SIGNAL_PARTS, Signals
+from policies.types import EMBEDDING, MEASURED, SIGNAL_PARTS, Signals
 from router import events
 from router import signals as measured
 from router.context import Context
 from router.receipt import Step
 from router.state import State
+from ttt.embedding import embed
 from ttt.errors import Cancelled, ContextOverflow
 from ttt.judging import leave_one_out, zero_shot
 from ttt.views import consistency
+
+
+async def locate(state: State, context: Context) -> dict[str, Any]:
+    """The task's embedding, where the policy remembers families by it or everything is measured; nothing otherwise, and
+    where nothing is to be decided."""
+    request, task = state["request"], state["task"]
+    wanted = EMBEDDING in context.policy.reads or context.settings.signals == "all"
+    if not wanted or request.arm != "auto" or request.when != "wait" or not task.demonstrations:
+        return {}
+    started = time.perf_counter()
+    try:
+        point = await embed(context.engine, task)
+    except ContextOverflow as error:
+        return {"steps": [Step(EMBEDDING, time.perf_counter() - started, {"skipped": str(error)})]}
+    return {"embedding": point, "steps": [Step(EMBEDDING, time.perf_counter() - started)]}
 
 
 async def measure(

@@ -111,7 +111,7 @@ async def seek_start(state: State, context: Context) -> dict[str, Any]:
     request, task = state["request"], state["task"]
     recipe = fitting(request.recipes, task)
     try:
-        vector = await embed(context.engine, task)
+        vector = state.get("embedding") or await embed(context.engine, task)
     except ContextOverflow as error:
         return {"start": None, "steps": [_step(begun, {"skipped": str(error)})]}
     detail: dict[str, Any] = {"embed_s": time.perf_counter() - begun}

@@ -17,7 +17,7 @@ from router.arms import shown, taken
 from router.asking import answer_rest
 from router.context import Context
 from router.episodes import episode_of, receipt_of
-from router.measuring import measure
+from router.measuring import locate, measure
 from router.neighbours import may_start, seek_start
 from router.probing import seek
 from router.receipt import Step
@@ -102,8 +102,9 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         "notes": notes,
     }
     if hit is not None:
-        update |= {"arm": f"reuse:{hit.content_hash[:12]}", "adapter": hit.content_hash}
-    return update
+        return update | {"arm": f"reuse:{hit.content_hash[:12]}", "adapter": hit.content_hash}
+    located = await locate(state, runtime.context)
+    return update | located | {"steps": steps + located.get("steps", [])}
 
 
 def after_look_up(state: State) -> str:
@@ -151,10 +152,7 @@ async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     context, request = runtime.context, state["request"]
     recipe = fitting(request.recipes, state["task"])
     if "signals" not in state:  # training was asked for, nothing was measured
-        unmeasured = measured.unmeasured(
-            state["task"], state["size"], len(request.queries), request.expected_repeats
-        )
-        state = {**state, "signals": unmeasured}
+        state = {**state, "signals": measured.known_before(state)}
     here = measured.situation(state, context.costs, recipe, context.remaining_s)
     forced = {"icl": "icl", "ttt": f"train:{recipe.name}", "zero-shot": "zero-shot"}.get(request.arm)
     solved = state.get("candidate") if state.get("solved") else None

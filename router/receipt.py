@@ -25,7 +25,7 @@ class Step:
     """One thing that was done, and what it cost."""
 
     name: str
-    """`look-up`, `sample`, `icl`, `signals`, `reuse-check`, `neighbours`, `probe`, `search`, `train`,
+    """`look-up`, `embedding`, `sample`, `icl`, `signals`, `reuse-check`, `neighbours`, `probe`, `search`, `train`,
     `guard`, `answer`, `vote`."""
     seconds: float
     detail: Mapping[str, Any] = field(default_factory=dict)
@@ -75,6 +75,8 @@ class Receipt:
     """Unix time, s."""
     prompt_tokens: int = 0
     """Read for the answers: the instruction, the demonstrations shown, once, and all queries."""
+    embedding: tuple[float, ...] | None = None
+    """Where the task lies among others, where that was looked at."""
     version: int = RECEIPT_VERSION
 
     @property
@@ -182,6 +184,8 @@ class Receipt:
         values["steps"] = tuple(Step(**s) for s in values["steps"])
         values["decisions"] = tuple(values["decisions"])
         values["notes"] = tuple(values["notes"])
+        if values.get("embedding") is not None:
+            values["embedding"] = tuple(values["embedding"])
         return cls(**values)
 
 

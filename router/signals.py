@@ -15,32 +15,31 @@ from ttt.icl import BATCH, BATCH_TOKENS, ICLResult
 from ttt.judging import Judged
 from ttt.measure import TaskSize
 from ttt.recipes import Recipe
-from ttt.task import Task
 from ttt.views import Consistency
 
 
-def cheap_signals(
-    task: Task, size: TaskSize, n_queries: int, expected_repeats: float, result: ICLResult
-) -> Signals:
-    """Those that cost nothing beyond the ICL pass."""
+def cheap_signals(known: Signals, result: ICLResult) -> Signals:
+    """`known`, and those that cost nothing beyond the ICL pass."""
     n_tokens = sum(a.n_tokens for a in result.answers)
     return replace(
-        unmeasured(task, size, n_queries, expected_repeats),
+        known,
         query_logprob=mean(a.logprob_per_token for a in result.answers) if result.answers else None,
         query_margin=sum(a.margin * a.n_tokens for a in result.answers) / n_tokens if n_tokens else None,
     )
 
 
-def unmeasured(task: Task, size: TaskSize, n_queries: int, expected_repeats: float) -> Signals:
-    """What is known without asking the model, for a decision that was forced before anything was measured."""
+def known_before(state: State) -> Signals:
+    """What is known before the model is asked any query."""
+    task, size, request = state["task"], state["size"], state["request"]
     outputs = {d.output.strip() for d in task.demonstrations}
     return Signals(
         n_demonstrations=len(task.demonstrations),
-        n_queries=n_queries,
-        expected_repeats=expected_repeats,
+        n_queries=len(request.queries),
+        expected_repeats=request.expected_repeats,
         prompt_tokens=size.prefix_tokens,
         answer_tokens=size.answer_tokens,
         label_set_size=len(outputs) / max(len(task.demonstrations), 1),
+        embedding=state.get("embedding"),
     )
 
 

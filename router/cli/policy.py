@@ -51,7 +51,7 @@ SHIPPED = "the shipped policy"
 def evaluate(
     rows: Rows = None,
     by: Annotated[
-        Literal["family", "collection"], typer.Option("--by", help="What is held out in turn.")
+        Literal["family", "collection", "task"], typer.Option("--by", help="What is held out in turn.")
     ] = "family",
     prefer: Prefer = None,
     worth: Worth = None,
@@ -70,7 +70,7 @@ def evaluate(
 ) -> None:
     """Judge the learned policy on families that it never saw, against every baseline.
 
-    Each family (or collection) is held out in turn. Figures are means over families; intervals are 95 %,
+    Each family (or collection, or single task, so that its family is known) is held out in turn. Figures are means over families; intervals are 95 %,
     by resampling families. Utility is in correct answers per task, cost taken off.
 
     \b

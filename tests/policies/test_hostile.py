@@ -20,7 +20,7 @@ from policies.rule import Rule
 BOMBS = {
     "lists": "[" * 10**6,
     "objects": '{"a":' * 10**6,
-    "in a policy": '{"format": "ttt-router-learned-3", "signals_version": 1, "sha256": "", "parameters": '
+    "in a policy": '{"format": "ttt-router-learned-4", "signals_version": 1, "sha256": "", "parameters": '
     + "[" * 5000
     + "]" * 5000
     + "}",

@@ -158,7 +158,7 @@ def test_beside_a_checked_adapter_training_must_win_by_more_than_it_costs() -> N
 @pytest.mark.parametrize("name", ["loo_accuracy", "n_queries", "probe_logprob_after", "query_logprob"])
 def test_a_signal_that_is_not_finite_is_an_error_that_names_it(name: str, bad: float) -> None:
     with pytest.raises(PolicyError, match=f"Signal {name} is {bad}"):
-        RULE.decide(situation(replace(probed(), **{name: bad})))
+        RULE.decide(situation(replace(probed(), **{name: bad})))  # type: ignore[arg-type]
 
 
 def test_signals_costs_and_worth_out_of_range_are_refused_by_name() -> None:

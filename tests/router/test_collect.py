@@ -77,7 +77,9 @@ def test_a_row_has_all_signals_and_what_every_arm_came_to(
     assert trained.seconds == pytest.approx(sum(trained.seconds_parts.values()) - by_probe_s)
     assert icl.seconds == icl.seconds_parts["icl"], "what signals took is named beside, not in the sum"
     parts = icl.seconds_parts
-    assert parts["signals"] == pytest.approx(parts["leave-one-out"] + parts["zero-shot"] + parts["consistency"], abs=1e-3)
+    assert parts["signals"] == pytest.approx(
+        parts["leave-one-out"] + parts["zero-shot"] + parts["consistency"], abs=1e-3
+    )
 
     assert row.probe is not None and row.probe.steps == (0, QUICK.probed) and row.probe.seconds > 0
     before, after = row.probe.heldout_logprob

@@ -15,8 +15,8 @@ from router.signals import (
     cheap_signals,
     expected_costs,
     icl_seconds,
+    known_before,
     situation,
-    unmeasured,
     with_consistency,
     with_leave_one_out,
     with_probe,
@@ -45,7 +45,12 @@ ICL = ICLResult(
 
 
 def cheap() -> Signals:
-    return cheap_signals(TASK, SIZE, 2, 10.0, ICL)
+    return cheap_signals(known(TASK, SIZE, 2, 10.0), ICL)
+
+
+def known(task: Task, size: TaskSize, n_queries: int, repeats: float) -> Signals:
+    request = Request("e", task, (Query("q"),) * n_queries, "auto", 30.0, repeats, (QUICK, QUICK), 0)
+    return known_before(State(request=request, task=task, size=size, embedding=(0.6, 0.8)))
 
 
 def test_signals_of_the_icl_pass() -> None:
@@ -57,17 +62,17 @@ def test_signals_of_the_icl_pass() -> None:
 
 
 def test_what_was_not_measured_is_none() -> None:
-    before = unmeasured(TASK, SIZE, 2, 10.0)
+    before = known(TASK, SIZE, 2, 10.0)
     assert before.label_set_size == 0.5
-    known = {"n_demonstrations", "n_queries", "expected_repeats", "prompt_tokens", "answer_tokens"}
+    given = {"n_demonstrations", "n_queries", "expected_repeats", "prompt_tokens", "answer_tokens"}
     filled = {name for name, value in before.as_dict().items() if value is not None}
-    assert filled == known | {"label_set_size"}
+    assert filled == given | {"label_set_size"}
     filled = {name for name, value in cheap().as_dict().items() if value is not None}
-    assert filled == known | {"label_set_size", "query_logprob", "query_margin"}
+    assert filled == given | {"label_set_size", "query_logprob", "query_margin"}
 
 
 def test_no_demonstrations_have_an_empty_label_set() -> None:
-    assert unmeasured(Task(), replace(SIZE, n_demonstrations=0), 1, 0.0).label_set_size == 0.0
+    assert known(Task(), replace(SIZE, n_demonstrations=0), 1, 0.0).label_set_size == 0.0
 
 
 def test_signals_of_the_augmented_views_are_means_over_queries() -> None:
@@ -112,7 +117,7 @@ def state(n: int, **more: object) -> State:
     task = ok_task(n) if n else Task()
     request = Request("e", task, (Query("q"),), "auto", 30.0, 0.0, (QUICK, QUICK), 0)
     size = replace(SIZE, n_demonstrations=n)
-    filled = State(request=request, task=task, size=size, signals=unmeasured(task, size, 1, 0.0), asked=(0,))
+    filled = State(request=request, task=task, size=size, signals=known(task, size, 1, 0.0), asked=(0,))
     filled.update(more)  # type: ignore[typeddict-item]
     return filled
 
