@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ttt.engine import Bench, Engine, Priority
-from ttt.errors import Cancelled
+from ttt.errors import Cancelled, ContextOverflow
 from ttt.icl import Prefixes, shown_order
 from ttt.prompts import PromptFormat
 from ttt.task import Demonstration, Task
@@ -129,7 +129,13 @@ async def judge(
     fmt = PromptFormat(engine.loaded.tokenizer, whole, as_turns=engine.loaded.as_turns)
     segments = [fmt.segment(d) for d in task.demonstrations]
     judged = [fmt.segment(d) for d in held_out]
-    budget = engine.loaded.context_length - len(fmt.head()) - max(map(len, judged))
+    limit, longest = engine.loaded.context_length, max(map(len, judged))
+    budget = limit - len(fmt.head()) - longest
+    if budget < 0:
+        raise ContextOverflow(
+            f"The longest demonstration takes {longest} tokens beside the instruction's {len(fmt.head())}, but the model's "
+            f"context holds {limit}; shorten it or choose a model with a longer context."
+        )
     prefix = [t for i in shown_order(segments, budget) for t in segments[i].ids]
 
     def work(bench: Bench) -> Judged:

@@ -1,0 +1,146 @@
+"""What families gained beyond their signals is found again by where a task lies, and only there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from policies.errors import PolicyError
+from policies.evaluation import cross_fitted, replayed
+from policies.learned import Learned, fit
+from policies.memory import MIN_REPEATED, Memory, memory_from_json
+from policies.outcomes import TaskOutcome, as_json, parse_row
+from policies.persist import from_payload, to_json
+from policies.replay import replay, situation_of
+from policies.types import EMBEDDING
+from tests.policies.simulated import TRAIN, simulate
+
+SIZE = 16
+
+
+def located(rows: list[TaskOutcome], seed: int = 0) -> list[TaskOutcome]:
+    """Tasks of a family lie close together (cosines around .98), families in random directions."""
+    rng = np.random.default_rng(seed)
+    homes: dict[str, np.ndarray] = {}
+    found = []
+    for row in rows:
+        home = homes.setdefault(row.family, rng.normal(size=SIZE))
+        point = home / np.linalg.norm(home) + 0.05 * rng.normal(size=SIZE)
+        point /= np.linalg.norm(point)
+        parts = {**row.arms["icl"].seconds_parts, EMBEDDING: 0.25}
+        arms = {**row.arms, "icl": replace(row.arms["icl"], seconds_parts=parts)}
+        plain = as_json(replace(row, arms=arms)) | {"embedding": point.tolist()}
+        found.append(parse_row(plain))
+    return found
+
+
+ROWS = located(simulate(60, 3, seed=3).rows)
+SEEN = [row for row in ROWS if row.seed > 0]
+FRESH = [row for row in ROWS if row.seed == 0]
+POLICY, _ = fit(SEEN)
+
+
+def memory(policy: Learned = POLICY) -> Memory:
+    found = policy.arms[TRAIN].stages["cheap"].memory
+    assert found is not None
+    return found
+
+
+def gains(rows: list[TaskOutcome]) -> np.ndarray:
+    return np.array([row.arms[TRAIN].correct - row.arms["icl"].correct for row in rows])
+
+
+def foretold(policy: Learned, rows: list[TaskOutcome]) -> np.ndarray:
+    return np.array(
+        [policy.estimate(TRAIN, situation_of(row, 30.0, measured=False))[0].expected for row in rows]
+    )
+
+
+def test_other_tasks_of_families_that_were_seen_are_foretold_far_better() -> None:
+    blind, _ = fit([replace(row, embedding=None) for row in SEEN])
+    error, without = (np.mean((foretold(p, FRESH) - gains(FRESH)) ** 2) for p in (POLICY, blind))
+    assert error < 0.5 * without
+    sds = [[p.estimate(TRAIN, situation_of(row, 30.0))[0].sd for row in FRESH] for p in (POLICY, blind)]
+    assert np.mean(sds[0]) < 0.7 * np.mean(sds[1]), "and it knows"
+    assert memory().share > 0.5, "a simulated family has one gain"
+
+
+def test_a_task_that_is_like_nothing_seen_is_left_to_its_signals() -> None:
+    (far,) = located([FRESH[0]], seed=99)
+    assert max(np.array(memory().points) @ np.array(far.embedding)) < 0.9
+    blind = replace(far, embedding=None)
+    assert foretold(POLICY, [far]) == pytest.approx(foretold(POLICY, [blind]), abs=0.02)
+    assert memory().recall((0.6, 0.8)) == (0.0, 0.0), "made otherwise"
+
+
+def test_what_few_rows_say_is_shrunk() -> None:
+    found = memory()
+    extra, settled = found.recall(found.points[0])
+    assert settled == pytest.approx(2 / (2 + found.shrink), abs=0.02)
+    assert extra == pytest.approx(found.residuals[0] * settled, abs=0.02)
+
+
+def test_without_families_of_several_tasks_nothing_is_remembered() -> None:
+    once, _ = fit(FRESH)
+    assert once.arms[TRAIN].stages["cheap"].memory is None and once.reads == frozenset()
+    few = [
+        row for row in ROWS if row.seed == 0 or row.family in {f"family-{i}" for i in range(MIN_REPEATED - 1)}
+    ]
+    assert fit(few)[0].arms[TRAIN].stages["cheap"].memory is None
+    assert POLICY.reads == {EMBEDDING}
+
+
+def test_embeddings_of_another_base_model_say_nothing() -> None:
+    assert POLICY.for_model("simulated-1").reads == {EMBEDDING}
+    assert POLICY.for_model("other").reads == frozenset()
+    stranger = POLICY.for_model("other")
+    here = situation_of(FRESH[0], 30.0)
+    unlocated = replace(here, signals=replace(here.signals, embedding=None))
+    assert stranger.estimate(TRAIN, here)[0] == stranger.estimate(TRAIN, unlocated)[0]
+    others = [replace(row, model="other") for row in located(FRESH, seed=5)]
+    mixed, _ = fit([*SEEN, *others])
+    assert memory(mixed).base_model == "simulated-1" and len(memory(mixed).points) == 60
+
+
+def test_where_a_task_lies_is_paid_for_where_it_is_read() -> None:
+    blind, _ = fit([replace(row, embedding=None) for row in SEEN])
+    row = FRESH[0]
+    paid, free = (replay(p, row, 1e-3) for p in (POLICY, blind))
+    assert paid.arm == free.arm == "icl" and paid.seconds == pytest.approx(free.seconds + 0.25)
+
+
+def test_held_out_tasks_of_seen_families_win_more_than_tasks_of_unseen_ones() -> None:
+    queries = np.array([row.n_expected for row in ROWS])
+    by_task, by_family = (
+        replayed(ROWS, cross_fitted(ROWS, by), ("icl", TRAIN), 5.0).utility(queries, 5.0).mean()
+        for by in ("task", "family")
+    )
+    assert by_task > by_family + 0.1
+
+
+def test_it_survives_json_and_a_changed_one_is_refused() -> None:
+    again = from_payload(json.loads(to_json(POLICY)))
+    assert again == POLICY and isinstance(again, Learned)
+    assert foretold(again, FRESH) == pytest.approx(foretold(POLICY, FRESH))
+    plain = asdict(memory())
+    for change, message in (
+        ({"width": 0.0}, "width"),
+        ({"counts": [1]}, "different lengths"),
+        ({"share": 1.5}, "share"),
+        ({"residuals": [float("nan")] * 60}, "finite"),
+        ({"counts": [0] * 60}, "without rows"),
+        ({"more": 1}, "can't be read"),
+    ):
+        with pytest.raises(PolicyError, match=message):
+            memory_from_json({**plain, **change})
+
+
+def test_a_row_with_an_impossible_embedding_is_refused() -> None:
+    plain = as_json(FRESH[0])
+    assert parse_row(plain) == FRESH[0] and parse_row(plain).embedding is not None
+    for bad, message in (([2.0], "between -1 and 1"), ([], "list of numbers"), ("x", "list of numbers")):
+        with pytest.raises(PolicyError, match=message):
+            parse_row(plain | {"embedding": bad})
