@@ -11,18 +11,14 @@ The synchronous methods run the asynchronous ones on a private event-loop thread
 from __future__ import annotations
 
 import asyncio
-import math
 import queue
 import threading
-import time
-import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from policies.utility import worth
 from router.arms import parse_arm
 from router.behind import Behind
 from router.errors import RouterError
@@ -30,13 +26,11 @@ from router.events import Done, Event
 from router.feedback import attach_outcomes
 from router.receipt import SHADOW, Receipt
 from router.settings import Settings, changed, read_settings
-from router.state import Request, When
+from router.state import Request
 from store.errors import translated
-from ttt.augment import check_names
-from ttt.errors import TaskError
-from ttt.recipes import Recipe, find_recipes
+from ttt.recipes import find_recipes
 from ttt.rounds import all_ended
-from ttt.task import Query, Task, check_size
+from ttt.task import Query, Task
 
 if TYPE_CHECKING:
     from langchain_core.tools import StructuredTool
@@ -48,7 +42,6 @@ if TYPE_CHECKING:
     from store import EpisodeRow
 
 T = TypeVar("T")
-WHENS: tuple[When, ...] = ("wait", "background", "never")
 
 
 class Router:
@@ -96,7 +89,7 @@ class Router:
         return cls(chosen, open_parts(chosen, progress, policy))
 
     def ask(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Receipt:
-        """Answer `queries`; options as in `question`. Ctrl-C during training falls back to ICL's answers
+        """Answer `queries`; options as in `router.question`. Ctrl-C during training falls back to ICL's answers
         (those that were not asked yet are asked then); once more, and there are none."""
         return _receipt(list(self.stream(task, queries, **options))[-1])
 
@@ -142,7 +135,7 @@ class Router:
         return _receipt([event async for event in self.astream(task, queries, **options)][-1])
 
     def stream(self, task: Task, queries: Sequence[Query | str], **options: Any) -> Generator[Event]:
-        """Events as they happen, the last one `Done`; options as in `question`. Closed early, it ends what goes on."""
+        """Events as they happen, the last one `Done`; options as in `router.question`. Closed early, it ends what goes on."""
         self._check_open()
         stop, closed = threading.Event(), threading.Event()
         given = options.pop("should_stop", lambda: False)
@@ -186,7 +179,7 @@ class Router:
     async def astream(
         self, task: Task, queries: Sequence[Query | str], **options: Any
     ) -> AsyncIterator[Event]:
-        """Answer `queries`, yielding typed events (`router.events`), the last one `Done`; options as in `question`.
+        """Answer `queries`, yielding typed events (`router.events`), the last one `Done`; options as in `router.question`.
 
         Raises:
             TaskError, RouterError: as `question`.
@@ -222,124 +215,15 @@ class Router:
                     self._behind.start(task, request.queries, shadow)
                 yield event
 
-    def question(
-        self,
-        task: Task,
-        queries: Sequence[Query | str],
-        *,
-        arm: str = "auto",
-        prefer: str | None = None,
-        worth_s: float | None = None,
-        expected_repeats: float | None = None,
-        recipe: str | tuple[Recipe, Recipe] | None = None,
-        seed: int | None = None,
-        votes: int | None = None,
-        augmentations: Sequence[str] | None = None,
-        when: When = "wait",
-        deadline_s: float | None = None,
-        max_tokens: int | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
-        should_hurry: Callable[[], bool] = lambda: False,
-        abandoned: Callable[[], bool] = lambda: False,
-        episode_id: str | None = None,
-        patient: bool = False,
-        reuse: str | None = None,
-    ) -> tuple[Request, Context]:
+    def question(self, task: Task, queries: Sequence[Query | str], **options: Any) -> tuple[Request, Context]:
         """What `graph` needs to answer `queries`: the state's `request`, and the context. For `astream`, and for those
-        who run the graph inside one of their own, where nothing trains in the background.
-
-        Args:
-            arm: `auto` lets the policy decide; `icl`, `ttt` (training without the guard) and `zero-shot` are obeyed, as
-                are their variants, such as `icl:4` and `ttt:quick@5` (`router.arms`).
-            prefer: fast, balanced or accurate; `worth_s` instead gives seconds for one more correct answer.
-            expected_repeats: queries of the same task that will come later; training is spread over them.
-            recipe: a name (docs/recipes.md), the path of a `.toml` file, or what `find_recipes` made of them.
-            votes: views of the task that vote on each answer; their seconds are in the receipt.
-            augmentations: what those views may change (`ttt.augment.AUGMENTATIONS`), as far as it fits the task; the
-                usual ones, less those that training has left out, if none are named.
-            when: `wait` trains before it answers, where that pays; `background` answers at once and trains behind, so
-                that later queries have the adapter; `never` trains nothing, but uses what was trained before.
-            deadline_s: seconds from now; what can't be done by then is left out, and the best answer there is by
-                then is given.
-            max_tokens: of each answer, at most.
-            should_stop: asked between slices of work; True ends training early and falls back to ICL.
-            should_hurry: asked likewise; True ends measuring, voting and training, and answers are still written.
-            abandoned: asked likewise, where `should_stop` is True; True ends answering in context, too.
-            patient: everybody else's answers go before this one.
-            episode_id: names the episode in place of a random id; one that is there already is left as it is.
-            reuse: `near` tries adapters of like tasks, `off` none (docs/reuse.md).
-
-        Raises:
-            TaskError: no queries, a task that can't be used as given, or a recipe or augmentation that there is
-                none of.
-            RouterError: another option that can't be.
+        who run the graph inside one of their own, where nothing trains in the background. Options and errors are those
+        of `router.question.question`.
         """
-        from router.context import Context
+        from router.question import question
 
         self._check_open()
-        s, parts = self.settings, self.parts
-        asked = tuple(Query(q) if isinstance(q, str) else q for q in queries)
-        way = parse_arm(arm)
-        if not asked:
-            raise TaskError("There is nothing to answer: give at least one query.")
-        check_size(task, asked)
-        for number, q in enumerate(asked, start=1):
-            if not q.input.strip():
-                raise TaskError(f"Query {number} is empty; give it a text or leave it out.")
-        if way.arm == "ttt" and not task.demonstrations:
-            raise TaskError(
-                "Training needs demonstrations and the task has none; add some or use another arm."
-            )
-        if when not in WHENS:
-            raise RouterError(f"Unknown time to train {when!r}; choose one of: {', '.join(WHENS)}.")
-        if way.arm == "ttt" and when == "never":
-            raise RouterError(f"arm={arm!r} trains and when='never' forbids it; give one of them.")
-        if deadline_s is not None and not 0 < deadline_s < math.inf:
-            raise RouterError(f"deadline_s is {deadline_s}; it must be a number of seconds above 0.")
-        if reuse not in (None, "off", "near"):
-            raise RouterError(f"reuse is {reuse!r}; it must be off or near.")
-        if max_tokens is not None and max_tokens < 1:
-            raise RouterError(f"max_tokens is {max_tokens}; it must be at least 1.")
-        wanted = way.votes or (s.votes if votes is None else votes)
-        if wanted < 1:
-            raise RouterError(f"votes is {wanted}; it must be at least 1.")
-        if way.calibrated and wanted > 1:
-            raise RouterError(f"arm={arm!r} is not voted on, and votes is {wanted}; give votes=1.")
-        if way.recipe and recipe is not None:
-            raise RouterError(f"arm={arm!r} names a recipe, and so does recipe={recipe!r}; give one of them.")
-        request = Request(
-            episode_id or uuid.uuid4().hex,
-            task,
-            asked,
-            "auto" if when == "background" and way.arm == "ttt" else way.arm,
-            s.worth if prefer is None and worth_s is None else worth(prefer, worth_s),
-            s.expected_repeats if expected_repeats is None else expected_repeats,
-            self._recipes(way.recipe or recipe),
-            s.seed if seed is None else seed,
-            wanted,
-            None if augmentations is None else check_names(augmentations),
-            when,
-            max_tokens,
-            way.shots,
-            (reuse or s.reuse) == "near",
-            way.calibrated,
-            way.arm == "ttt",
-        )
-        deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s
-        return request, Context(
-            parts.engine,
-            parts.store,
-            parts.policy,
-            parts.costs,
-            s,
-            parts.owner,
-            should_stop,
-            should_hurry,
-            abandoned,
-            deadline,
-            patient,
-            parts.worker,
-        )
+        return question(self.settings, self.parts, self.recipes, task, queries, **options)
 
     def as_tool(self, **options: Any) -> StructuredTool:
         """This router as a LangChain tool that agents can call; see `router.langchain.as_tool`."""
@@ -445,9 +329,6 @@ class Router:
         self.parts.engine.close()
         self.parts.store.close()
         save_costs(self.parts)
-
-    def _recipes(self, given: str | tuple[Recipe, Recipe] | None) -> tuple[Recipe, Recipe]:
-        return find_recipes(given) if isinstance(given, str) else given or self.recipes
 
     def _check_open(self) -> None:
         if self._loop.is_closed():

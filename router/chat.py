@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from policies.utility import worth
-from router.agent import WHENS, Router
+from router.agent import Router
 from router.conversation import EXPECTED_REPEATS, Message, Reading, note, read_conversation
 from router.errors import RouterError
 from router.events import Done, Event
 from router.memory import CHAT, keep_latest, open_saver, threads, untraced
 from router.receipt import Receipt
-from router.state import When
+from router.state import WHENS, When
 from store.errors import NotFound
 from ttt.errors import TaskError
 from ttt.task import Demonstration, Task

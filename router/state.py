@@ -17,6 +17,7 @@ from ttt.task import Query, Task
 Arm = Literal["auto", "icl", "ttt", "zero-shot"]
 When = Literal["wait", "background", "never"]
 """Whether an answer waits for training, comes before training that goes on behind it, or nothing is trained."""
+WHENS: tuple[When, ...] = ("wait", "background", "never")
 
 
 @dataclass(frozen=True, slots=True)
