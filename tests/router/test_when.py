@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from router import behind, nodes, training
+from router import behind, measuring, training
 from router.errors import RouterError
 from router.events import AnswerGrew, Decided, Done, ICLDone, TrainingStep
 from router.pending import Pending
