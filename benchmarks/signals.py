@@ -32,6 +32,7 @@ from scipy.stats import rankdata
 
 from policies.errors import PolicyError
 from policies.outcomes import TaskOutcome, read_rows
+from policies.types import SIGNAL_PARTS
 
 Array = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.intp]], float]
@@ -40,14 +41,16 @@ Statistic = Callable[[NDArray[np.intp]], float]
 GROUPS: dict[str, tuple[str, ...]] = {
     "size": ("n_demonstrations", "n_queries", "prompt_tokens", "answer_tokens", "label_set_size"),
     "icl": ("query_logprob", "query_margin"),
+    "zero-shot": ("zero_shot_accuracy", "zero_shot_logprob"),
     "leave-one-out": ("loo_accuracy", "loo_logprob"),
     "consistency": ("agreement", "answer_entropy"),
     "probe": (
         *("probe_accuracy_before", "probe_accuracy_after", "probe_logprob_before", "probe_logprob_after"),
         *("probe_logprob_gain_low", "probe_relative_gain", "probe_accuracy_gain"),
+        *("probe_loss_before", "probe_loss_after"),
     ),
 }
-"""Signals that are measured together, cheapest first; the last two are computed from the others."""
+"""Signals that are measured together, cheapest first; relative gain and accuracy gain are computed from others."""
 FOLDS = 5
 
 
@@ -168,10 +171,10 @@ def with_interval(data: Data, statistic: Statistic, resamples: int, seed: int) -
 
 def seconds_of(rows: Sequence[TaskOutcome]) -> dict[str, float]:
     """Mean seconds a task of measuring each group, over the tasks where it was measured."""
-    found: dict[str, list[float]] = {name: [] for name in ("leave-one-out", "consistency", "probe")}
+    found: dict[str, list[float]] = {name: [] for name in (*SIGNAL_PARTS, "probe")}
     for row in rows:
         parts = row.arms["icl"].seconds_parts if "icl" in row.arms else {}
-        for name in ("leave-one-out", "consistency"):
+        for name in SIGNAL_PARTS:
             if name in parts:
                 found[name].append(parts[name])
         if row.probe is not None:

@@ -50,8 +50,8 @@ def check_situation(situation: Situation) -> None:
         counts = name in {"n_demonstrations", "n_queries", "expected_repeats"}
         low = 0.0 if counts or name in _SHARES else -math.inf
         check_finite(f"Signal {name}", value, low, 1.0 if name in _SHARES else math.inf)
-    for value in signals.embedding or ():
-        check_finite("Signal embedding", value, -1.0, 1.0)
+    for value in signals.location.point if signals.location is not None else ():
+        check_finite("Signal location", value, -1.0, 1.0)
     for field in fields(situation.costs):
         check_finite(f"Cost {field.name}", getattr(situation.costs, field.name), 0.0)
     check_finite("worth_s", situation.worth_s, math.ulp(0.0), WORTH_MAX_S)

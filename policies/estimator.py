@@ -26,8 +26,8 @@ from scipy.special import stdtr, stdtrit
 from policies.checks import check_finite
 from policies.errors import PolicyError
 from policies.features import STAGES, Array, Columns, Stage, columns, features, headroom, reached, stage_of
-from policies.memory import Memory, memory_from_json, remember
 from policies.outcomes import TaskOutcome
+from policies.recall import Memory, memory_from_json, remember
 from policies.types import ArmName, Signals
 
 MIN_FAMILIES = 8
@@ -50,9 +50,11 @@ class Estimate:
     sd: float
     """Of one task's gain: between tasks that look alike, and what the next one leaves open."""
     unsure: float
-    """Standard error of `expected` itself: what more families would tell."""
+    """Standard error of what the signals say: what more families would tell."""
     df: float
     """Degrees of freedom of the bounds."""
+    remembered: float = 0.0
+    """How much of `expected` is what the task's family gained beyond its signals."""
 
     def low(self, confidence: float) -> float:
         """One-sided lower bound of the expected gain: of what tasks like this gain on average. That this task may be
@@ -78,7 +80,7 @@ class StageModel:
     """Of the standardised features. (features,)"""
     intercept: float
     floor: float
-    """No gain is expected below this: a line runs under what training does even to tasks that it is no use for."""
+    """By the line no gain is expected below this: it runs under what training does even to tasks that it is no use for."""
     covariance: tuple[tuple[float, ...], ...]
     """Of the coefficients. (features, features)"""
     variance: float
@@ -134,9 +136,9 @@ class StageModel:
     def recall(self, signals: Signals) -> tuple[float, float]:
         """What tasks that lie where this one does gained beyond the line, and how much of the variance between tasks that
         look alike this settles, 0 to 1."""
-        if self.memory is None or signals.embedding is None:
+        if self.memory is None:
             return 0.0, 0.0
-        extra, settled = self.memory.recall(signals.embedding)
+        extra, settled = self.memory.recall(signals.location)
         return extra, settled * self.memory.share
 
     def own_variance(self, room: Array) -> Array:
@@ -172,7 +174,7 @@ class ArmModel:
         extra, settled = model.recall(signals)
         sd = math.sqrt(max(sd**2 - settled * float(model.own_variance(room)[0]), SD_FLOOR**2))
         gain = min(max(gain + extra, -1.0), 1.0)
-        return Estimate(gain, sd, float(errors[0]), model.df), stage, lacking
+        return Estimate(gain, sd, float(errors[0]), model.df, extra), stage, lacking
 
     def stage(self, signals: Signals) -> Stage:
         """The richest stage that the signals reach and that was fitted."""
@@ -309,7 +311,7 @@ def _with_memory(
     base_model: str | None,
 ) -> StageModel:
     """The line, and what the families that it was fitted on gained beyond it."""
-    if all(row.embedding is None for row in rows):
+    if all(row.location is None for row in rows):
         return model
     room = headroom(of, stage)
     expected, *_ = model.predict(features(of, stage)[1], room)

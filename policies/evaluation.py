@@ -1,7 +1,7 @@
 """How good a learned policy is on families it never saw, against every baseline that it must beat.
 
-Each task is decided by a policy fitted without its family (or without its collection, or without that task alone: then
-others of its family have been seen). All figures are
+Each task is decided by a policy fitted without its family (or without its collection, or without that task, while others
+of its family are known; then up to a 150th of all tasks is left out together). All figures are
 means over families with family-bootstrap intervals (95 %), paired between ways. Utility is in correct
 answers per task: Σ P(correct) − seconds ÷ worth, over the queries asked and those expected later.
 

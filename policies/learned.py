@@ -8,7 +8,8 @@ queries that staying would still ask in context:
                       and what it tells may still end the training
     probe, then       E[max(0, (m − margin) · V − c)] − cost of the probe,     m ~ Normal(g, τ²)
 
-g₋ bounds what tasks like this one gain on average, not what this one will.
+g₋ bounds what tasks like this one gain on average, not what this one will. In g is what its family is remembered for
+(`recall.py`), if its location tells one.
 m is what the gain will look like after the probe: today's expectation, moved by as much as the probe can
 tell (τ² = variance now − variance after it). As a step of its own a probe counts only where it can change the decision
 and is worth its cost; every training begins by one. More queries, or a larger worth, never turn another step into staying.
@@ -40,7 +41,7 @@ from policies.estimator import MIN_FAMILIES, UNKNOWN_MODEL_SPREAD, ArmModel, Est
 from policies.features import Stage
 from policies.outcomes import TaskOutcome, hash_rows
 from policies.rule import Rule
-from policies.types import EMBEDDING, ArmName, Decision, Situation
+from policies.types import LOCATION, ArmName, Decision, Situation
 from policies.utility import breakeven, expected_queries
 
 DEFAULT_CONFIDENCE = 0.69
@@ -51,6 +52,8 @@ families with three, six gained by training and one lost 25 points, which its pr
 EXPLORED_SDS = 1.0
 """Standard deviations above the expected gain at which a task that stays still counts as near the threshold."""
 REUSE = "reuse:"
+REMEMBERED = 0.01
+"""Gain that a family adds, from which on the reason names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +105,15 @@ class Learned:
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset({EMBEDDING}) if self._remembers else frozenset()
+        return frozenset({LOCATION}) if self._remembers else frozenset()
 
     @cached_property
     def _remembers(self) -> bool:
         """Whether it knows families of this base model by where their tasks lie."""
         stages = [stage for arm in self.arms.values() for stage in arm.stages.values()]
-        found = {stage.memory.base_model for stage in stages if stage.memory is not None}
-        return self.base_model_known and bool(found) and (not self.names or bool(found & self.names))
+        spaces = {stage.memory.space for stage in stages if stage.memory is not None}
+        at_hand = [space for space in spaces if not self.names or self.names & set(space.split())]
+        return self.base_model_known and bool(at_hand)
 
     def for_model(self, *names: str) -> Learned:
         """The policy for a base model that goes by these names (name, revision): on one that too few
@@ -157,7 +161,16 @@ class Learned:
         seconds = further_seconds(situation, arm)
         net = low * _value(situation) - beyond_staying(situation, seconds)
         return _Option(
-            "answer", arm, net, estimate.expected, low, seconds, stage, tuple(lacking), estimate.sd
+            "answer",
+            arm,
+            net,
+            estimate.expected,
+            low,
+            seconds,
+            stage,
+            tuple(lacking),
+            estimate.sd,
+            estimate.remembered,
         )
 
     def _reuse(self, situation: Situation, arm: ArmName) -> _Option:
@@ -192,6 +205,7 @@ class Learned:
             stage,
             tuple(lacking),
             now.sd,
+            now.remembered,
         )
 
     def _take(self, situation: Situation, best: _Option) -> Decision:
@@ -246,6 +260,8 @@ class Learned:
                 f", learned from {len(self.provenance.families)} families", ", by the built-in rule"
             )
             text = text.replace(f", {self.confidence:.0%} sure", "")
+        if abs(best.remembered) >= REMEMBERED:
+            text += f" Of that gain {best.remembered:+.2f} is what tasks that lie here gained beyond their signals."
         if best.lacking:
             text += f" Not measured, so the usual value stands for it: {', '.join(best.lacking)}."
         if not self.base_model_known:
@@ -279,6 +295,8 @@ class _Option:
     stage: Stage | None
     lacking: tuple[str, ...]
     sd: float
+    remembered: float = 0.0
+    """How much of `expected` its family's past gains have added."""
 
 
 def fit(
@@ -343,6 +361,7 @@ def _details(situation: Situation, best: _Option) -> dict[str, float]:
         "gain_expected": best.expected,
         "gain_low": best.low,
         "gain_sd": best.sd,
+        "gain_remembered": best.remembered,
         "gain_breakeven": breakeven(situation, best.seconds),
         "net_s": best.net_s,
         "n_expected": expected_queries(situation),

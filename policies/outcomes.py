@@ -8,7 +8,7 @@ One row is one task (a family and a seed) on one base model and machine; it hold
                     "seconds_parts": {step: s}}},
      "probe": {"steps": […], "heldout_logprob": […], "heldout_accuracy": […], "seconds": s} or null,
      "n_demonstrations": int, "prompt_tokens": int,
-     "embedding": […], where the task lies among others, or null}
+     "location": {"space": str, "point": […]} or null: where the task lies among others}
 
 What can't be learned from is refused with one sentence that names the file and line: NaN, another version
 of the signals, unknown names, or two rows that say different things of the same task. Knows nothing of how
@@ -18,6 +18,7 @@ rows were measured.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,11 +27,11 @@ from typing import Any
 from policies.checks import check_finite, content_hash
 from policies.errors import PolicyError
 from policies.files import parse, read_text
-from policies.types import SCALARS, SIGNALS_VERSION, ArmName, Signals
+from policies.types import SCALARS, SIGNALS_VERSION, ArmName, Location, Signals
 
 _REQUIRED_SIGNALS = frozenset(f.name for f in fields(Signals) if f.default is not None)
 DIGITS = 5
-"""Of an embedding's numbers."""
+"""Of a location's numbers."""
 SAMPLE = "sample"
 """Among the seconds of icl, not in their sum: what it takes to ask the first few queries, where these can be enough to
 decide on. The row's signals are then of those."""
@@ -82,8 +83,7 @@ class TaskOutcome:
     probe: ProbeOutcome | None
     n_demonstrations: int
     prompt_tokens: int
-    embedding: tuple[float, ...] | None = None
-    """Of its demonstrations, of length 1."""
+    location: Location | None = None
 
     @property
     def key(self) -> tuple[str, str, int, str, str]:
@@ -101,7 +101,7 @@ class TaskOutcome:
         values: dict[str, Any] = dict(self.signals)
         if not probed:
             values |= {name: None for name in values if name.startswith("probe_")}
-        return Signals(**values, embedding=self.embedding)
+        return Signals(**values, location=self.location)
 
 
 def parse_row(data: Any, where: str = "The row") -> TaskOutcome:
@@ -112,7 +112,7 @@ def parse_row(data: Any, where: str = "The row") -> TaskOutcome:
             `where`.
     """
     if isinstance(data, dict):
-        data = {"embedding": None, **data}
+        data = {"location": None, **data}
     _keys(where, data, {f.name for f in fields(TaskOutcome)})
     for name in ("family", "collection", "task", "model", "machine"):
         if not isinstance(data[name], str) or not data[name]:
@@ -133,7 +133,7 @@ def parse_row(data: Any, where: str = "The row") -> TaskOutcome:
         signals=_signals(where, data["signals"]),
         arms=arms,
         probe=None if data["probe"] is None else _probe(f"{where}: probe", data["probe"]),
-        embedding=_embedding(where, data["embedding"]),
+        location=_location(where, data["location"]),
     )
 
 
@@ -141,9 +141,9 @@ def as_json(row: TaskOutcome) -> dict[str, Any]:
     """The JSON object that `parse_row` reads back to an equal row; what was not measured is left out."""
     plain = asdict(row)
     plain["signals"] = {name: value for name, value in row.signals.items() if value is not None}
-    embedding = plain.pop("embedding")
-    if embedding is not None:
-        plain["embedding"] = [round(value, DIGITS) for value in embedding]
+    location = plain.pop("location")
+    if location is not None:
+        plain["location"] = {**location, "point": [round(value, DIGITS) for value in location["point"]]}
     if row.probe is not None:
         plain["probe"] = {name: list(v) if isinstance(v, tuple) else v for name, v in plain["probe"].items()}
     return plain
@@ -206,12 +206,16 @@ def hash_rows(rows: Iterable[TaskOutcome]) -> str:
     return content_hash(sorted(content_hash(as_json(row)) for row in rows))
 
 
-def _embedding(where: str, data: Any) -> tuple[float, ...] | None:
+def _location(where: str, data: Any) -> Location | None:
     if data is None:
         return None
-    if not isinstance(data, list) or not data:
-        raise PolicyError(f"{where}: embedding is {data!r}, but it must be a list of numbers, or null.")
-    return tuple(round(check_finite(f"{where}: embedding", value, -1.0, 1.0), DIGITS) for value in data)
+    where = f"{where}: location"
+    _keys(where, data, {f.name for f in fields(Location)})
+    space, point = data["space"], data["point"]
+    if not isinstance(space, str) or not space or not isinstance(point, list) or not point:
+        raise PolicyError(f"{where} must hold the name of a space and a list of numbers.")
+    values = (round(check_finite(f"{where}: a number", value, -1.0, 1.0), DIGITS) for value in point)
+    return Location(sys.intern(space), tuple(values))
 
 
 def _signals(where: str, data: Any) -> dict[str, float | None]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from policies.errors import PolicyError
 from policies.outcomes import BY_PROBE, SAMPLE, TaskOutcome
-from policies.types import EMBEDDING, MEASURED, SIGNAL_PARTS, ArmName, Costs, Decision, Policy, Situation
+from policies.types import LOCATION, MEASURED, SIGNAL_PARTS, ArmName, Costs, Decision, Policy, Situation
 
 SIGNALS_STEP = "signals"
 TRAIN_STEPS = ("search", "train")
@@ -104,9 +104,9 @@ def replay(
         asked = "sample"
     decision = policy.decide(see(asked=asked, measured=False))
     in_context = row.arms["icl"]
-    embedded_s = in_context.seconds_parts.get(EMBEDDING, 0.0) if EMBEDDING in policy.reads else 0.0
+    located_s = in_context.seconds_parts.get(LOCATION, 0.0) if LOCATION in policy.reads else 0.0
     seconds = in_context.seconds if asked == "all" else in_context.seconds_parts[SAMPLE]
-    seconds += embedded_s
+    seconds += located_s
     stays = decision.arm == "icl" and decision.expected_gain is not None
     if policy.reads & MEASURED and not stays:
         seconds += signals_seconds(row, policy.reads)

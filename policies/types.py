@@ -11,6 +11,16 @@ SIGNALS_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Location:
+    """An embedding of a task's demonstrations."""
+
+    space: str
+    """How it was made, and by which base model: points of two spaces are never compared."""
+    point: tuple[float, ...]
+    """Of length 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Signals:
     """The policy's context. `None` means "not measured", never zero.
 
@@ -60,8 +70,8 @@ class Signals:
     """Training loss at the first step of the short training, nats per token trained on (≥ 0)."""
     probe_loss_after: float | None = None
     """The same at its last step."""
-    embedding: tuple[float, ...] | None = None
-    """Where the task lies among others, of length 1; no figure by itself, so in neither `as_dict` nor `SCALARS`."""
+    location: Location | None = None
+    """Where the task lies among others; no figure, so in neither `as_dict` nor `SCALARS`."""
 
     @property
     def probe_relative_gain(self) -> float | None:
@@ -80,9 +90,9 @@ class Signals:
         return {name: getattr(self, name) for name in SCALARS}
 
 
-SCALARS: tuple[str, ...] = tuple(f.name for f in fields(Signals) if f.name != "embedding")
+SCALARS: tuple[str, ...] = tuple(f.name for f in fields(Signals) if f.name != "location")
 """Names of the signals that are one figure each."""
-EMBEDDING = "embedding"
+LOCATION = "location"
 """Names, in `Policy.reads`, the signal that is measured before the model is asked anything."""
 
 
@@ -169,7 +179,7 @@ class Policy(Protocol):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Those of `MEASURED`, and `EMBEDDING`, that can change what it decides; others need not be paid for."""
+        """Those of `MEASURED`, and `LOCATION`, that can change what it decides; others need not be paid for."""
         ...
 
     def decide(self, situation: Situation) -> Decision: ...

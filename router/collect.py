@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from policies.checks import stay_arm
 from policies.errors import PolicyError
 from policies.outcomes import BY_PROBE, SAMPLE, ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
-from policies.types import EMBEDDING, MEASURED, SIGNALS_VERSION, Decision, Situation
+from policies.types import LOCATION, MEASURED, SCALARS, SIGNALS_VERSION, Decision, Situation
 from router.arms import Way, parse_arm
 from router.errors import RouterError
 from router.evaluate import Drawn, EvaluateOptions, Progress, draw, run_arms
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from router.agent import Router
 
 
-BESIDE = (SAMPLE, EMBEDDING)
+BESIDE = (SAMPLE, LOCATION)
 """Steps whose seconds stand beside those of in-context learning."""
 
 
@@ -74,7 +74,7 @@ class Shadow:
 
     trains: bool
     version: str = "shadow-2"
-    reads: frozenset[str] = MEASURED | {EMBEDDING}
+    reads: frozenset[str] = MEASURED | {LOCATION}
 
     def decide(self, situation: Situation) -> Decision:
         reason = "Collecting outcomes: all signals are measured, and every arm answers."
@@ -202,9 +202,9 @@ def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -
         probe=_probe(steps.get("probe")),
         n_demonstrations=int(signals["n_demonstrations"]),
         prompt_tokens=int(signals["prompt_tokens"]),
-        embedding=measured["embedding"] and tuple(measured["embedding"]),
     )
-    return parse_row(as_json(row), f"The outcome of {drawn.family.name}")
+    plain = as_json(row) | {"location": measured["location"]}
+    return parse_row(plain, f"The outcome of {drawn.family.name}")
 
 
 def collection_of(family: Family) -> str:
@@ -264,6 +264,7 @@ def _command(
         "arms": sorted({"icl", *options.arms}),
         "metric": options.metric,
         "sample": SAMPLED,
+        "signals": sorted({*SCALARS, LOCATION}),
         "recipes": [recipe.id for recipe in find_recipes(settings.recipe)],
         "settings": {k: v for k, v in asdict(settings).items() if k not in left_out},
     }

@@ -188,7 +188,7 @@ def run_arms(
             "reason": auto.decisions[-1]["reason"] if auto.decisions else "",
             "fallback": auto.fallback,
             "signals": dict(auto.signals),
-            "embedding": auto.embedding,
+            "location": auto.location,
             "steps": [asdict(s) for s in auto.steps],
             "decisions": list(auto.decisions),
         }

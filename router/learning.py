@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import mean
 
 from policies.outcomes import BY_PROBE, SAMPLE, TaskOutcome, parse_row
-from policies.types import EMBEDDING, SIGNALS_VERSION
+from policies.types import LOCATION, SIGNALS_VERSION
 from router.metrics import exact
 from router.receipt import SHADOW, Receipt, signals_seconds
 from store import EpisodeRow, OutcomeRow, Store
@@ -195,7 +195,7 @@ def _row(opened: Store, receipt: Receipt, known: dict[int, Judged], number: int)
         },
         "n_demonstrations": int(signals["n_demonstrations"] or 0),
         "prompt_tokens": int(signals["prompt_tokens"] or 0),
-        "embedding": None if receipt.embedding is None else list(receipt.embedding),
+        "location": receipt.location,
     }
     return parse_row(data, f"Episode {receipt.episode_id[:12]}")
 
@@ -235,9 +235,11 @@ def _in_context(correct: float, n: int, receipt: Receipt) -> dict[str, object]:
     step, sample, measuring = receipt.step("icl"), receipt.step(SAMPLE), receipt.step("signals")
     seconds = step.seconds if step is not None and receipt.icl_at_once else 0.0
     beside: dict[str, float] = {}
-    located = receipt.step(EMBEDDING)
+    located, near = receipt.step(LOCATION), receipt.step("neighbours")
     if located is not None:
-        beside[EMBEDDING] = located.seconds
+        beside[LOCATION] = located.seconds
+    elif near is not None and "embed_s" in near.detail:
+        beside[LOCATION] = near.detail["embed_s"]
     if sample is not None:
         seconds = seconds or sample.detail["all_s"]
         beside[SAMPLE] = sample.seconds

@@ -3,35 +3,53 @@ asked, where the task lies among others."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from policies.types import EMBEDDING, MEASURED, SIGNAL_PARTS, Signals
+from policies.types import LOCATION, MEASURED, SIGNAL_PARTS, Location, Signals
 from router import events
 from router import signals as measured
 from router.context import Context
 from router.receipt import Step
 from router.state import State
-from ttt.embedding import embed
+from ttt.embedding import EMBEDDING, embed
 from ttt.errors import Cancelled, ContextOverflow
 from ttt.judging import leave_one_out, zero_shot
 from ttt.views import consistency
 
 
 async def locate(state: State, context: Context) -> dict[str, Any]:
-    """The task's embedding, where the policy remembers families by it or everything is measured; nothing otherwise, and
-    where nothing is to be decided."""
+    """Where the task lies, if the policy remembers families by it or everything is measured; nothing where nothing is to be
+    decided, or an answer is due by a deadline."""
     request, task = state["request"], state["task"]
-    wanted = EMBEDDING in context.policy.reads or context.settings.signals == "all"
-    if not wanted or request.arm != "auto" or request.when != "wait" or not task.demonstrations:
+    wanted = LOCATION in context.policy.reads or context.settings.signals == "all"
+    decides = request.arm == "auto" and request.when == "wait" and context.deadline == math.inf
+    if not wanted or not decides or not task.demonstrations or context.should_stop():
         return {}
     started = time.perf_counter()
     try:
-        point = await embed(context.engine, task)
+        update: dict[str, Any] = {"location": await located(state, context)}
+        detail: dict[str, Any] = {}
     except ContextOverflow as error:
-        return {"steps": [Step(EMBEDDING, time.perf_counter() - started, {"skipped": str(error)})]}
-    return {"embedding": point, "steps": [Step(EMBEDDING, time.perf_counter() - started)]}
+        update, detail = {}, {"skipped": str(error)}
+    return update | {"steps": [Step(LOCATION, time.perf_counter() - started, detail)]}
+
+
+async def located(state: State, context: Context) -> Location:
+    """Where the task lies, as was found before or is now.
+
+    Raises:
+        ContextOverflow: no demonstration fits the model's context.
+    """
+    there = state.get("location")
+    return there or Location(space_of(state, context), await embed(context.engine, state["task"]))
+
+
+def space_of(state: State, context: Context) -> str:
+    """Locations of one space are of one base model and prompt template, and embedded alike."""
+    return f"{EMBEDDING} {context.engine.loaded.revision} {state['size'].template}"
 
 
 async def measure(
@@ -66,6 +84,8 @@ async def measure(
         )
 
     async def unshown() -> Signals:
+        if should_stop():
+            raise Cancelled("Measuring was cancelled; ask again.")
         return measured.with_zero_shot(signals, await zero_shot(engine, task))
 
     async def voted() -> Signals:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from router.context import Context
+from router.measuring import located, space_of
 from router.receipt import Step
 from router.reuse import (
     SEEN,
@@ -31,7 +32,6 @@ from router.state import AdapterRef, Start, State
 from store import AdapterRow, Near
 from ttt.carry import undoubted
 from ttt.crossfit import folds
-from ttt.embedding import EMBEDDING, embed
 from ttt.errors import AdapterError, ContextOverflow
 from ttt.judging import Judged
 from ttt.recipes import Recipe, as_written, fitting
@@ -111,11 +111,12 @@ async def seek_start(state: State, context: Context) -> dict[str, Any]:
     request, task = state["request"], state["task"]
     recipe = fitting(request.recipes, task)
     try:
-        vector = state.get("embedding") or await embed(context.engine, task)
+        here = await located(state, context)
     except ContextOverflow as error:
         return {"start": None, "steps": [_step(begun, {"skipped": str(error)})]}
     detail: dict[str, Any] = {"embed_s": time.perf_counter() - begun}
-    update: dict[str, Any] = {"embedding": vector, "start": None}
+    vector = here.point
+    update: dict[str, Any] = {"location": here, "start": None}
     account = Account([], {})
     usable = _usable(state, context, vector, recipe, account)
     passed: Passed | None = None
@@ -325,12 +326,12 @@ def _figures(found: Check) -> dict[str, Any]:
 async def remember(state: State, context: Context, row: AdapterRow) -> None:
     """Let tasks to come find the adapter that was just trained."""
     start = state.get("start")
-    vector = state.get("embedding") or await embed(context.engine, state["task"])
+    here = await located(state, context)
     seen = {
         *input_hashes(d.input for d in state["task"].demonstrations),
         *(start.seen_inputs if start else ()),
     }
-    context.store.embeddings.put(row.key, space_of(state, context), vector, seen)
+    context.store.embeddings.put(row.key, here.space, here.point, seen)
 
 
 def learned_from(state: State) -> tuple[str, ...]:
@@ -338,8 +339,3 @@ def learned_from(state: State) -> tuple[str, ...]:
     start = state.get("start")
     own = demonstration_hashes(state["task"])
     return tuple(dict.fromkeys((*own, *(start.demonstration_hashes if start else ()))))
-
-
-def space_of(state: State, context: Context) -> str:
-    """Adapters of one space are of one base model and prompt template, and embedded alike."""
-    return f"{EMBEDDING} {context.engine.loaded.revision} {state['size'].template}"

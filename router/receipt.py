@@ -12,7 +12,7 @@ from typing import Any
 RECEIPT_VERSION = 1
 SHADOW = "-shadow"
 """Ends the id of the episode that was trained behind another, to learn from."""
-SIGNAL_PARTS = {
+PART_SECONDS = {
     "leave_one_out_s": "leave-one-out",
     "zero_shot_s": "zero-shot",
     "consistency_s": "consistency",
@@ -25,7 +25,7 @@ class Step:
     """One thing that was done, and what it cost."""
 
     name: str
-    """`look-up`, `embedding`, `sample`, `icl`, `signals`, `reuse-check`, `neighbours`, `probe`, `search`, `train`,
+    """`look-up`, `location`, `sample`, `icl`, `signals`, `reuse-check`, `neighbours`, `probe`, `search`, `train`,
     `guard`, `answer`, `vote`."""
     seconds: float
     detail: Mapping[str, Any] = field(default_factory=dict)
@@ -75,8 +75,8 @@ class Receipt:
     """Unix time, s."""
     prompt_tokens: int = 0
     """Read for the answers: the instruction, the demonstrations shown, once, and all queries."""
-    embedding: tuple[float, ...] | None = None
-    """Where the task lies among others, where that was looked at."""
+    location: Mapping[str, Any] | None = None
+    """Where the task lies among others, where that was looked at: `policies.Location` as plain values."""
     version: int = RECEIPT_VERSION
 
     @property
@@ -184,12 +184,10 @@ class Receipt:
         values["steps"] = tuple(Step(**s) for s in values["steps"])
         values["decisions"] = tuple(values["decisions"])
         values["notes"] = tuple(values["notes"])
-        if values.get("embedding") is not None:
-            values["embedding"] = tuple(values["embedding"])
         return cls(**values)
 
 
 def signals_seconds(step: Mapping[str, Any]) -> dict[str, float]:
     """Seconds of the step `signals`, as plain values: in all, and of its parts."""
-    parts = {part: step["detail"][key] for key, part in SIGNAL_PARTS.items() if key in step["detail"]}
+    parts = {part: step["detail"][key] for key, part in PART_SECONDS.items() if key in step["detail"]}
     return {"signals": step["seconds"], **parts}

@@ -39,7 +39,7 @@ def known_before(state: State) -> Signals:
         prompt_tokens=size.prefix_tokens,
         answer_tokens=size.answer_tokens,
         label_set_size=len(outputs) / max(len(task.demonstrations), 1),
-        embedding=state.get("embedding"),
+        location=state.get("location"),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import add
 from typing import Annotated, Literal, TypedDict
 
-from policies.types import Decision, Signals
+from policies.types import Decision, Location, Signals
 from router.receipt import Step
 from ttt.crossfit import CrossFitResult
 from ttt.icl import ICLResult
@@ -93,8 +93,8 @@ class State(TypedDict, total=False):
     seen."""
     checked: CrossFitResult | None
     """How well that adapter, of a subset, and the base model do on the others."""
-    embedding: tuple[float, ...]
-    """Where the task lies among others; see `ttt.embedding`."""
+    location: Location
+    """Where the task lies among others: its embedding (`ttt.embedding`)."""
     solved: bool
     """Whether the candidate does so well that training asked for outright is left out."""
     start: Start | None

@@ -14,9 +14,8 @@ from router.cli.render import columns, counted
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:
     """The report of `evaluate` as text."""
-    what = "collection" if report["held_out"] == "collection" else "family"
     lines = [
-        f"{counted(report['n_families'], 'family')}, {counted(report['n_rows'], 'row')}, each {what} held out in turn; "
+        f"{counted(report['n_families'], 'family')}, {counted(report['n_rows'], 'row')}, each {report['held_out']} held out in turn; "
         f"base model {', '.join(report['models'])}; 95 % intervals."
     ]
     for name, found in report["worths"].items():

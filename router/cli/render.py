@@ -28,13 +28,17 @@ SIGNALS: dict[str, tuple[str, str]] = {
     "agreement": ("rewritten prompts that gave the same answer", "%"),
     "loo_accuracy": ("demonstrations predicted right from the others", "%"),
     "loo_logprob": ("log-probability per token of the demonstrations, each from the others", "nats"),
+    "zero_shot_accuracy": ("demonstrations predicted right with none shown", "%"),
+    "zero_shot_logprob": ("log-probability per token of the demonstrations with none shown", "nats"),
     "probe_accuracy_before": ("held-out demonstrations right before the probe", "%"),
     "probe_accuracy_after": ("held-out demonstrations right after the probe", "%"),
     "probe_logprob_before": ("held-out log-probability per token before the probe", "nats"),
     "probe_logprob_after": ("held-out log-probability per token after the probe", "nats"),
     "probe_logprob_gain_low": ("lower 90 % bound of what the probe added to it", "nats"),
+    "probe_loss_before": ("training loss at the probe's first step", "nats"),
+    "probe_loss_after": ("training loss at the probe's last step", "nats"),
 }
-"""What each of `policies.Signals` says, and its unit; `%` is a share."""
+"""What each figure of `policies.Signals` says, and its unit; `%` is a share."""
 
 MAX_DETAIL = 80
 LABEL_WIDTH = 13

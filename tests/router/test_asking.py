@@ -183,7 +183,7 @@ def test_views_vote_on_all_queries_after_a_sample(open_router: OpenRouter) -> No
 def test_to_learn_from_both_are_done_and_the_signals_are_those_of_the_sample(open_router: OpenRouter) -> None:
     agent = known(open_router(policy=AlwaysArm("train:quick"), signals="all"))
     got = agent.ask(TASK, QUERIES)
-    assert step_names(got)[:4] == ["look-up", "sample", "icl", "signals"]
+    assert step_names(got)[:5] == ["look-up", "location", "sample", "icl", "signals"]
     assert len(got.icl_texts) == len(QUERIES)
     alone = agent.ask(TASK, [QUERIES[i] for i in LOOKED_AT], arm="icl")
     assert got.signals["query_logprob"] == pytest.approx(alone.signals["query_logprob"], abs=1e-5)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies.types import EMBEDDING, Decision, Situation
+from policies.types import LOCATION, Decision, Situation
 from router.events import SignalsReady
 from router.receipt import Receipt
 from tests.router.conftest import QUERIES, TASK, OpenRouter
@@ -33,24 +33,25 @@ def names(receipt: Receipt) -> list[str]:
 
 
 def test_where_a_task_lies_is_known_before_any_query_is_asked(open_router: OpenRouter) -> None:
-    policy = Reading(EMBEDDING)
+    policy = Reading(LOCATION)
     got = open_router(policy=policy).ask(TASK, QUERIES)
-    assert names(got)[:3] == ["look-up", EMBEDDING, "icl"] and got.steps[1].seconds > 0
-    assert all(here.signals.embedding is not None for here in policy.seen)
-    assert got.embedding is not None and sum(x * x for x in got.embedding) == pytest.approx(1, abs=1e-3)
+    assert names(got)[:3] == ["look-up", LOCATION, "icl"] and got.steps[1].seconds > 0
+    assert all(here.signals.location is not None for here in policy.seen)
+    assert got.location is not None
+    assert sum(x * x for x in got.location["point"]) == pytest.approx(1, abs=1e-3)
     assert Receipt.from_dict(got.as_dict()) == got
-    assert EMBEDDING not in got.signals, "it is no figure"
+    assert LOCATION not in got.signals, "it is no figure"
 
 
-@pytest.mark.parametrize("how", [{"arm": "icl"}, {"arm": "ttt"}, {"when": "never"}])
+@pytest.mark.parametrize("how", [{"arm": "icl"}, {"arm": "ttt"}, {"when": "never"}, {"deadline_s": 60}])
 def test_it_is_not_looked_for_where_nothing_is_decided(open_router: OpenRouter, how: dict[str, Any]) -> None:
-    got = open_router(policy=Reading(EMBEDDING)).ask(TASK, QUERIES, **how)
-    assert EMBEDDING not in names(got) and got.embedding is None
+    got = open_router(policy=Reading(LOCATION)).ask(TASK, QUERIES, **how)
+    assert LOCATION not in names(got) and got.location is None
 
 
 def test_nor_by_a_policy_that_does_not_read_it(open_router: OpenRouter) -> None:
     got = open_router(policy=Reading("loo_accuracy")).ask(TASK, QUERIES)
-    assert EMBEDDING not in names(got) and got.embedding is None
+    assert LOCATION not in names(got) and got.location is None
 
 
 def test_each_part_is_measured_and_timed_where_it_is_read(open_router: OpenRouter) -> None:

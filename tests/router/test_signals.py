@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from policies.checks import further_seconds
 from policies.cost import CostModel, Sizes
-from policies.types import Signals
+from policies.types import Location, Signals
 from router.signals import (
     cheap_signals,
     expected_costs,
@@ -50,7 +50,7 @@ def cheap() -> Signals:
 
 def known(task: Task, size: TaskSize, n_queries: int, repeats: float) -> Signals:
     request = Request("e", task, (Query("q"),) * n_queries, "auto", 30.0, repeats, (QUICK, QUICK), 0)
-    return known_before(State(request=request, task=task, size=size, embedding=(0.6, 0.8)))
+    return known_before(State(request=request, task=task, size=size, location=Location("s", (0.6, 0.8))))
 
 
 def test_signals_of_the_icl_pass() -> None:
