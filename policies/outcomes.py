@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -215,7 +216,9 @@ def _location(where: str, data: Any) -> Location | None:
     if not isinstance(space, str) or not space or not isinstance(point, list) or not point:
         raise PolicyError(f"{where} must hold the name of a space and a list of numbers.")
     values = (round(check_finite(f"{where}: a number", value, -1.0, 1.0), DIGITS) for value in point)
-    return Location(sys.intern(space), tuple(values))
+    return Location(
+        sys.intern(space), array("f", values)
+    )  # a hundred thousand rows of floats would take 400 MB
 
 
 def _signals(where: str, data: Any) -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
@@ -16,7 +16,7 @@ class Location:
 
     space: str
     """How it was made, and by which base model: points of two spaces are never compared."""
-    point: tuple[float, ...]
+    point: Sequence[float]
     """Of length 1."""
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.outcomes import ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
-from policies.types import SIGNALS_VERSION
+from policies.types import LOCATION, SIGNALS_VERSION
 
 TRAIN = "train:auto"
+SIZE = 16
+"""Numbers of a location."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +109,21 @@ def simulate(
             )
             rows.append(parse_row(as_json(row)))  # plain floats, as read from a file
     return Simulated(rows, truth)
+
+
+def located(
+    rows: list[TaskOutcome], seed: int = 0, space: str = "way-1 simulated-1 qa1", size: int = SIZE
+) -> list[TaskOutcome]:
+    """Tasks of a family lie close together (cosines around .98), families in random directions."""
+    rng = np.random.default_rng(seed)
+    homes: dict[str, NDArray[np.float64]] = {}
+    found = []
+    for row in rows:
+        home = homes.setdefault(row.family, rng.normal(size=size))
+        point = home / np.linalg.norm(home) + 0.2 / np.sqrt(size) * rng.normal(size=size)
+        point /= np.linalg.norm(point)
+        parts = {**row.arms["icl"].seconds_parts, LOCATION: 0.25}
+        arms = {**row.arms, "icl": replace(row.arms["icl"], seconds_parts=parts)}
+        plain = as_json(replace(row, arms=arms)) | {"location": {"space": space, "point": point.tolist()}}
+        found.append(parse_row(plain))
+    return found

@@ -16,28 +16,7 @@ from policies.persist import from_payload, to_json
 from policies.recall import MIN_REPEATED, Memory, memory_from_json
 from policies.replay import replay, situation_of
 from policies.types import LOCATION, Location
-from tests.policies.simulated import TRAIN, simulate
-
-SIZE = 16
-
-
-def located(
-    rows: list[TaskOutcome], seed: int = 0, space: str = "way-1 simulated-1 qa1"
-) -> list[TaskOutcome]:
-    """Tasks of a family lie close together (cosines around .98), families in random directions."""
-    rng = np.random.default_rng(seed)
-    homes: dict[str, np.ndarray] = {}
-    found = []
-    for row in rows:
-        home = homes.setdefault(row.family, rng.normal(size=SIZE))
-        point = home / np.linalg.norm(home) + 0.05 * rng.normal(size=SIZE)
-        point /= np.linalg.norm(point)
-        parts = {**row.arms["icl"].seconds_parts, LOCATION: 0.25}
-        arms = {**row.arms, "icl": replace(row.arms["icl"], seconds_parts=parts)}
-        plain = as_json(replace(row, arms=arms)) | {"location": {"space": space, "point": point.tolist()}}
-        found.append(parse_row(plain))
-    return found
-
+from tests.policies.simulated import SIZE, TRAIN, located, simulate
 
 ROWS = located(simulate(60, 3, seed=3).rows)
 SEEN = [row for row in ROWS if row.seed > 0]
