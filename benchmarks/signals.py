@@ -39,7 +39,14 @@ Statistic = Callable[[NDArray[np.intp]], float]
 """Of the rows with these numbers."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "size": ("n_demonstrations", "n_queries", "prompt_tokens", "answer_tokens", "label_set_size"),
+    "size": (
+        "n_demonstrations",
+        "n_queries",
+        "prompt_tokens",
+        "answer_tokens",
+        "label_set_size",
+        "train_steps",
+    ),
     "icl": ("query_logprob", "query_margin"),
     "zero-shot": ("zero_shot_accuracy", "zero_shot_logprob"),
     "leave-one-out": ("loo_accuracy", "loo_logprob"),

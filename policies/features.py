@@ -2,7 +2,7 @@
 
 | stage | needs | adds |
 |---|---|---|
-| `cheap` | nothing beyond ICL | sizes, label set, how sure ICL was |
+| `cheap` | nothing beyond ICL | sizes, label set, length of training, how sure ICL was |
 | `probe` | the probe | what it changed, also as a share of what was left to win |
 
 Leave-one-out is not among them: on the shipped outcomes it told nothing of the gain that ICL's own figures and the probe do not
@@ -77,6 +77,7 @@ def features(of: Columns, stage: Stage) -> tuple[tuple[str, ...], Array]:
         "log_answer_tokens": np.log1p(of["answer_tokens"]),
         "log_demonstrations": np.log1p(of["n_demonstrations"]),
         "label_set_size": of["label_set_size"],
+        "log_train_steps": np.log1p(of["train_steps"]),
         "query_probability": np.exp(np.clip(of["query_logprob"], -20.0, 0.0)),
         "query_logprob": np.clip(of["query_logprob"], -5.0, 0.0),
         "query_margin": np.clip(of["query_margin"], 0.0, 10.0),

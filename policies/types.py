@@ -40,6 +40,8 @@ class Signals:
     """Mean tokens of a demonstration's output."""
     label_set_size: float
     """Distinct outputs ÷ demonstrations: near 0 for a closed label set, 1 for free outputs."""
+    train_steps: float | None = None
+    """Steps that training would take, by the recipe that fits what the task is made of; None where none is feasible."""
     query_logprob: float | None = None
     """Mean over queries of the ICL answer's log-probability per token, nats (≤ 0)."""
     query_margin: float | None = None

@@ -14,7 +14,7 @@ from ttt.crossfit import MIN_DEMONSTRATIONS, CrossFitResult, lower_bound
 from ttt.icl import BATCH, BATCH_TOKENS, ICLResult
 from ttt.judging import Judged
 from ttt.measure import TaskSize
-from ttt.recipes import Recipe
+from ttt.recipes import Recipe, fitting
 from ttt.views import Consistency
 
 
@@ -39,6 +39,7 @@ def known_before(state: State) -> Signals:
         prompt_tokens=size.prefix_tokens,
         answer_tokens=size.answer_tokens,
         label_set_size=len(outputs) / max(len(task.demonstrations), 1),
+        train_steps=fitting(request.recipes, task).steps if task.demonstrations else None,
         location=state.get("location"),
     )
 

@@ -22,6 +22,7 @@ SIGNALS: dict[str, tuple[str, str]] = {
     "prompt_tokens": ("length of the demonstrations", "tokens"),
     "answer_tokens": ("mean length of a demonstration's output", "tokens"),
     "label_set_size": ("distinct outputs per demonstration (near 0: a closed set of labels)", ""),
+    "train_steps": ("steps that training would take", ""),
     "query_logprob": ("log-probability per token of the ICL answers", "nats"),
     "query_margin": ("lead of the best token over the next, in log-probability", "nats"),
     "answer_entropy": ("entropy of the votes over rewritten prompts", "nats"),

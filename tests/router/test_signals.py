@@ -66,9 +66,9 @@ def test_what_was_not_measured_is_none() -> None:
     assert before.label_set_size == 0.5
     given = {"n_demonstrations", "n_queries", "expected_repeats", "prompt_tokens", "answer_tokens"}
     filled = {name for name, value in before.as_dict().items() if value is not None}
-    assert filled == given | {"label_set_size"}
+    assert filled == given | {"label_set_size", "train_steps"}
     filled = {name for name, value in cheap().as_dict().items() if value is not None}
-    assert filled == given | {"label_set_size", "query_logprob", "query_margin"}
+    assert filled == given | {"label_set_size", "train_steps", "query_logprob", "query_margin"}
 
 
 def test_no_demonstrations_have_an_empty_label_set() -> None:
