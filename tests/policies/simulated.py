@@ -66,6 +66,7 @@ def simulate(
                 "prompt_tokens": prompt,
                 "answer_tokens": float(rng.uniform(1, 20)),
                 "label_set_size": float(rng.uniform(0.1, 1.0)),
+                "train_steps": 16.0,
                 "query_logprob": -float(rng.uniform(0.05, 1.0)) * (1.2 - p),
                 "query_margin": float(rng.uniform(0.5, 4.0)),
                 "answer_entropy": None,
