@@ -104,7 +104,7 @@ def _above_usual(policy: Learned, arm: ArmName, signals: Signals) -> float:
     """
     model = policy.arms[arm]
     estimate, stage, _ = model.estimate(signals)
-    return estimate.expected - model.stages[stage].intercept
+    return round(estimate.expected - model.stages[stage].intercept, 5)  # the rest is rounding
 
 
 def recovered(score: Array, gains: Array, weights: Array) -> tuple[Array, Array] | None:

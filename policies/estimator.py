@@ -1,7 +1,8 @@
 """The learned gain of an arm: expected P(correct | arm) − P(correct | icl), with how sure that is.
 
-For each arm and stage (see `features.py`) a Bayesian linear regression, fitted by scikit-learn, over
-outcome rows. Two things keep it honest:
+For each arm and stage (see `features.py`) the mean of a Bayesian linear regression and of extremely randomised trees
+(`trees.py`), fitted by scikit-learn over outcome rows; and what a task's family has gained beyond it (`recall.py`). Two
+things keep it honest:
 
 - **Families, not rows.** All rows of a family together weigh as one: ten seeds of a task are not ten tasks.
 - **The spread is measured, not assumed.** Each family is predicted by a model that never saw it (grouped
@@ -28,6 +29,7 @@ from policies.errors import PolicyError
 from policies.features import STAGES, Array, Columns, Stage, columns, features, headroom, reached, stage_of
 from policies.outcomes import TaskOutcome
 from policies.recall import Memory, memory_from_json, remember
+from policies.trees import Trees, grow, trees_from_json
 from policies.types import ArmName, Signals
 
 MIN_FAMILIES = 8
@@ -69,7 +71,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class StageModel:
-    """A linear model of the gain. Arrays are tuples, so that it is a value and JSON."""
+    """A model of the gain: half a line, half trees. Arrays are tuples, so that it is a value and JSON."""
 
     names: tuple[str, ...]
     medians: tuple[float, ...]
@@ -80,7 +82,7 @@ class StageModel:
     """Of the standardised features. (features,)"""
     intercept: float
     floor: float
-    """By the line no gain is expected below this: it runs under what training does even to tasks that it is no use for."""
+    """By signals no gain is expected below this: a line runs under what training does even to tasks that it is no use for."""
     covariance: tuple[tuple[float, ...], ...]
     """Of the coefficients. (features, features)"""
     variance: float
@@ -93,15 +95,17 @@ class StageModel:
     """Mean variance that the coefficients' uncertainty adds."""
     n_families: int
     """That it was fitted on."""
+    trees: Trees
+    """Say the other half of what is expected."""
     memory: Memory | None = None
-    """What families gained beyond the line."""
+    """What families gained beyond that."""
 
     def __post_init__(self) -> None:
         d, n = len(self.names), self.n_families
         if isinstance(n, bool) or not isinstance(n, int) or n < 2:
             raise PolicyError(f"A gain model's n_families is {n!r}, but it must be a count; fit it again.")
         vectors = (self.medians, self.centre, self.scale, self.coefficients, *self.covariance)
-        if any(len(v) != d for v in vectors) or len(self.covariance) != d:
+        if any(len(v) != d for v in vectors) or len(self.covariance) != d or self.trees.n_features > d:
             raise PolicyError(f"A gain model has {d} features, but arrays of other lengths; fit it again.")
         numbers = (self.variance, self.variance_headroom, self.mean_variance, self.mean_leverage)
         for v in (*vectors, (self.intercept, self.floor, *numbers)):
@@ -111,7 +115,7 @@ class StageModel:
             raise PolicyError("A gain model has a negative variance or scale; fit it again.")
 
     def predict(self, values: Array, room: Array) -> tuple[Array, Array, Array, list[str]]:
-        """Expected gain by the line alone, its spread and its standard error, each of shape (rows,), and the names of what
+        """Expected gain by the signals alone, its spread and its standard error, each of shape (rows,), and the names of what
         was absent in any row.
 
         Args:
@@ -122,7 +126,8 @@ class StageModel:
         lacking = [name for name, column in zip(self.names, absent.T, strict=True) if column.any()]
         filled = np.where(absent, np.asarray(self.medians), values)
         z = (filled - np.asarray(self.centre)) / np.asarray(self.scale)
-        expected = np.maximum(self.intercept + z @ np.asarray(self.coefficients), self.floor)
+        line = self.intercept + z @ np.asarray(self.coefficients)
+        expected = np.maximum((line + self.trees.predict(filled)) / 2, self.floor)
         leverage = np.maximum(np.einsum("ij,jk,ik->i", z, np.asarray(self.covariance), z), 0.0)
         own = self.own_variance(room)
         error = np.sqrt(leverage + own / self.n_families)
@@ -253,14 +258,19 @@ def _fit_arm(
         if len(set(families[there])) >= MIN_FAMILIES:
             cut = {k: v[there] for k, v in of.items()}
             cut_rows = [row for row, kept in zip(rows, there, strict=True) if kept]
-            model = _fit_stage(stage, cut, gains[there], noise[there], families[there], weights[there], seed)
-            stages[stage] = _with_memory(model, stage, cut, cut_rows, gains[there], noise[there], base_model)
+            model, left = _fit_stage(
+                stage, cut, gains[there], noise[there], families[there], weights[there], seed
+            )
+            spread = model.own_variance(headroom(cut, stage))
+            memory = remember(cut_rows, left, noise[there], spread, base_model)
+            stages[stage] = replace(model, memory=memory)
     return ArmModel(stages, n_families)
 
 
 def _fit_stage(
     stage: Stage, of: Columns, gains: Array, noise: Array, families: Any, weights: Array, seed: int
-) -> StageModel:
+) -> tuple[StageModel, Array]:
+    """The model, without a memory, and what each row gained beyond what a model without its family expected."""
     from scipy.optimize import nnls
     from sklearn.model_selection import GroupKFold
 
@@ -275,16 +285,19 @@ def _fit_stage(
     folds = GroupKFold(min(FOLDS, len(counts)), shuffle=True, random_state=seed)
     for seen, held_out in folds.split(values, gains, families):
         line = _Line(values[seen], gains[seen], weights[seen])
-        predicted[held_out], leverage[held_out] = line.predict(values[held_out])
+        trees = grow(values[seen], gains[seen], weights[seen], len(np.unique(index[seen])), seed)
+        said, leverage[held_out] = line.predict(values[held_out])
+        predicted[held_out] = (said + trees.predict(values[held_out])) / 2
     floor = _floor(predicted, gains, weights)
-    excess = (gains - np.clip(predicted, floor, 1.0)) ** 2 - noise - leverage
+    left = gains - np.clip(predicted, floor, 1.0)
+    excess = left**2 - noise - leverage
     room = headroom(of, stage)
     root = np.sqrt(weights)
     design = np.column_stack([np.ones(len(gains)), room**2])
     (a, b), _ = nnls(design * root[:, None], excess * root)
 
     line = _Line(values, gains, weights)
-    return StageModel(
+    model = StageModel(
         names,
         tuple(medians.tolist()),
         tuple(line.centre.tolist()),
@@ -298,25 +311,9 @@ def _fit_stage(
         float(np.average(np.maximum(a + b * room**2, SD_FLOOR**2), weights=weights)),
         float(np.average(line.predict(values)[1], weights=weights)),
         len(counts),
+        grow(values, gains, weights, len(counts), seed),
     )
-
-
-def _with_memory(
-    model: StageModel,
-    stage: Stage,
-    of: Columns,
-    rows: Sequence[TaskOutcome],
-    gains: Array,
-    noise: Array,
-    base_model: str | None,
-) -> StageModel:
-    """The line, and what the families that it was fitted on gained beyond it."""
-    if all(row.location is None for row in rows):
-        return model
-    room = headroom(of, stage)
-    expected, *_ = model.predict(features(of, stage)[1], room)
-    memory = remember(rows, gains - expected, noise, model.own_variance(room), base_model)
-    return replace(model, memory=memory)
+    return model, left
 
 
 def _floor(predicted: Array, gains: Array, weights: Array) -> float:
@@ -383,9 +380,12 @@ def arm_from_json(data: Any) -> ArmModel:
             if stage in given:
                 if set(given[stage]) != wanted:
                     raise KeyError(stage)
-                memory = memory_from_json(given[stage]["memory"])
-                line = {k: _tuples(v) for k, v in given[stage].items() if k != "memory"}
-                stages[stage] = StageModel(**line, memory=memory)
+                trees, memory = (
+                    trees_from_json(given[stage]["trees"]),
+                    memory_from_json(given[stage]["memory"]),
+                )
+                line = {k: _tuples(v) for k, v in given[stage].items() if k not in ("trees", "memory")}
+                stages[stage] = StageModel(**line, trees=trees, memory=memory)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, PolicyError):
             raise

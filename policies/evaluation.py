@@ -14,7 +14,7 @@ The best fixed arm is chosen in hindsight, on these very rows. Rows know no guar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from policies.errors import PolicyError
 from policies.families import FamilyBootstrap, Interval
 from policies.features import Array
 from policies.learned import DEFAULT_CONFIDENCE, Learned, fit
-from policies.outcomes import SAMPLE, TaskOutcome
+from policies.outcomes import SAMPLE, ArmOutcome, TaskOutcome
 from policies.replay import before_training_s, replay
 from policies.rule import Rule
 from policies.types import ArmName, Policy
@@ -69,6 +69,7 @@ def cross_fitted(
     Raises:
         PolicyError: what `fit` refuses, said of the rows that remain; or only one collection.
     """
+    rows = [replace(row, arms=_judged(row)) for row in rows]
     groups = [_group(row, by) for row in rows]
     names = sorted(set(groups))
     if len(names) < 2:
@@ -85,6 +86,11 @@ def cross_fitted(
         policies[k], _ = fit(seen, confidence=confidence, base_model=base_model, seed=seed)
         progress(k + 1, n_folds)
     return [policies[fold[group]] for group in groups]
+
+
+def _judged(row: TaskOutcome) -> dict[ArmName, ArmOutcome]:
+    """In-context learning and trainings: the policies are offered no other arm, so none is fitted."""
+    return {name: arm for name, arm in row.arms.items() if name == "icl" or name.startswith("train:")}
 
 
 def _group(row: TaskOutcome, by: Holdout) -> str:

@@ -12,7 +12,7 @@ from policies.errors import PolicyError
 from policies.outcomes import TaskOutcome, hash_rows, read_rows
 
 FILE = Path(__file__).with_name("prior.jsonl")
-SHA256 = "579e471b06d88a810ceb57839da7616b68d4669c73308ca742824234277b5dc5"
+SHA256 = "4e17eccb85ea2ed4fef5426b2308327752ba1b1a2c4df325e039edec76f9a56f"
 """Of the rows (`outcomes.hash_rows`)."""
 
 

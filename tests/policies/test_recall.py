@@ -18,7 +18,7 @@ from policies.replay import replay, situation_of
 from policies.types import LOCATION, Location
 from tests.policies.simulated import SIZE, TRAIN, located, simulate
 
-ROWS = located(simulate(60, 3, seed=3).rows)
+ROWS = located(simulate(36, 3, seed=3).rows)
 SEEN = [row for row in ROWS if row.seed > 0]
 FRESH = [row for row in ROWS if row.seed == 0]
 POLICY, _ = fit(SEEN)
@@ -136,8 +136,8 @@ def test_it_survives_json_and_a_changed_one_is_refused() -> None:
         ({"width": 0.0}, "width"),
         ({"counts": [1]}, "different lengths"),
         ({"share": 1.5}, "share"),
-        ({"residuals": [float("nan")] * 60}, "finite"),
-        ({"counts": [0] * 60}, "without rows"),
+        ({"residuals": [float("nan")] * 36}, "finite"),
+        ({"counts": [0] * 36}, "without rows"),
         ({"more": 1}, "can't be read"),
     ):
         with pytest.raises(PolicyError, match=message):
