@@ -178,7 +178,9 @@ def all_ways(
     ways = {f"always {arm}": fixed(rows, arm) for arm in arms}
     ways["rule"] = replayed(rows, [rule] * len(rows), offered, worth_s)
     ways["learned"] = learned = replayed(rows, policies, offered, worth_s)
-    ways["random at equal budget"] = at_random(ways["always icl"], ways[f"always {strong}"], learned)
+    ways["random at equal budget"] = at_random(
+        ways["always icl"], ways[f"always {strong}"], learned, _weights(rows)
+    )
     ways["confidence threshold"] = threshold(rows, strong, worth_s)
     if min(row.arms[arm].n_queries for row in rows for arm in arms) > 1:
         ways["oracle"] = oracle(rows, arms, worth_s, seed)
@@ -204,12 +206,14 @@ def fixed(rows: Sequence[TaskOutcome], arm: ArmName) -> Way:
     return Way(_correct(rows, arm), seconds, np.full(len(rows), float(arm != "icl")), np.zeros(len(rows)))
 
 
-def at_random(weak: Way, strong: Way, budget: Way) -> Way:
-    """In expectation: `strong` with the probability that spends what `budget` spends, else `weak`."""
-    room = strong.seconds.mean() - weak.seconds.mean()
-    share = (
-        float(np.clip((budget.seconds.mean() - weak.seconds.mean()) / room, 0.0, 1.0)) if room > 0 else 0.0
-    )
+def at_random(weak: Way, strong: Way, budget: Way, weights: Array) -> Way:
+    """In expectation: `strong` with the probability that spends what `budget` spends, else `weak`.
+
+    Args:
+        weights: of each row in the mean that is spent, (rows,).
+    """
+    low, high, spent = (np.average(way.seconds, weights=weights) for way in (weak, strong, budget))
+    share = float(np.clip((spent - low) / (high - low), 0.0, 1.0)) if high > low else 0.0
 
     def mixed(a: Array, b: Array) -> Array:
         return (1.0 - share) * a + share * b
@@ -274,6 +278,13 @@ def oracle(rows: Sequence[TaskOutcome], arms: Sequence[ArmName], worth_s: float,
         total["trained"] += chosen != list(arms).index("icl")
     mean = {name: value / ORACLE_SPLITS for name, value in total.items()}
     return Way(mean["correct"], mean["seconds"], mean["trained"], np.zeros(len(rows)))
+
+
+def _weights(rows: Sequence[TaskOutcome]) -> Array:
+    """Families weigh alike, however many rows they have: (rows,)."""
+    _, index, counts = np.unique([row.family for row in rows], return_inverse=True, return_counts=True)
+    weights: Array = 1.0 / counts[index]
+    return weights
 
 
 def n_queries(rows: Sequence[TaskOutcome]) -> Array:

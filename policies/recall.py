@@ -9,7 +9,7 @@ is remembered at the mean location of its tasks, and counts for a new task by ho
 over families with n rows and a mean residual r. Where one family is at hand (k = 1) and others are far (k = 0) this is the
 best linear prediction of its effect from n noisy looks at it, n·r ÷ (n + λ) (Robinson 1991, doi:10.1214/ss/1177011926);
 what is only like others counts by its likeness. Both variances are measured on families with several rows; where too few
-have, nothing is remembered. A task that is like nothing seen is left to its signals.
+have, or where it would foretell too little, nothing is remembered. A task that is like nothing seen is left to its signals.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ LOOKED_AT = 2048
 MIN_REPEATED = 8
 """Families of several rows, below which nothing is known of how alike their tasks are."""
 DIGITS = 4
+LEAST_TOLD = 0.1
+"""Share of the unexplained variance that remembering must take away, seen on rows left out; less is not worth finding out where
+each task lies."""
 LEAST_SHRINK = 0.01
 """λ, at least, in rows: outcomes of one query each seem to have no noise."""
 
@@ -130,7 +133,9 @@ def _remember(
     shrink = max(within / (share * total), LEAST_SHRINK)
     centres = np.zeros((len(counts), each.shape[1]))
     np.add.at(centres, family, each)
-    width = _width(centres, counts, sums, each, family, residuals, shrink)
+    width, told = _width(centres, counts, sums, each, family, residuals, shrink)
+    if told < LEAST_TOLD:
+        return None
     return Memory(
         space,
         tuple(tuple(row) for row in np.round(_unit(centres), DIGITS).tolist()),
@@ -144,8 +149,9 @@ def _remember(
 
 def _width(
     centres: Array, counts: Array, sums: Array, each: Array, family: Any, residuals: Array, shrink: float
-) -> float:
-    """The width by which each row is foretold best from all others, families weighing alike.
+) -> tuple[float, float]:
+    """The width by which each row is foretold best from all others, and the share of the residuals' variance that this
+    takes away; families weigh alike.
 
     Args:
         centres: sum of the points of each family, (families, size).
@@ -165,7 +171,8 @@ def _width(
         likeness = _likeness(cosines, width)
         extra = (likeness * likeness * total).sum(1) / ((likeness * n).sum(1) + shrink)
         errors.append(float(np.average((left - extra) ** 2, weights=1 / counts[own])))
-    return WIDTHS[int(np.argmin(errors))]
+    nothing = float(np.average(left**2, weights=1 / counts[own]))
+    return WIDTHS[int(np.argmin(errors))], 1.0 - min(errors) / nothing if nothing else 0.0
 
 
 def _unit(points: Array) -> Array:

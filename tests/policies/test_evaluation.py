@@ -197,8 +197,14 @@ def test_there_is_no_oracle_where_of_a_task_one_query_was_judged() -> None:
 
 def test_random_never_spends_more_than_always() -> None:
     weak, strong = fixed(ROWS, "icl"), fixed(ROWS, TRAIN)
-    assert at_random(weak, strong, strong).seconds == pytest.approx(strong.seconds)
-    assert at_random(weak, strong, weak).correct == pytest.approx(weak.correct)
+    even = np.ones(len(weak.seconds))
+    assert at_random(weak, strong, strong, even).seconds == pytest.approx(strong.seconds)
+    assert at_random(weak, strong, weak, even).correct == pytest.approx(weak.correct)
+    heavy = np.arange(1.0, len(weak.seconds) + 1)
+    mixed = at_random(weak, strong, fixed(ROWS, "zero-shot"), heavy)
+    spent = np.average(fixed(ROWS, "zero-shot").seconds, weights=heavy)
+    low = np.average(weak.seconds, weights=heavy)
+    assert np.average(mixed.seconds, weights=heavy) == pytest.approx(max(low, spent))
 
 
 def test_rows_without_a_common_arm_of_training_are_refused() -> None:
