@@ -100,11 +100,12 @@ def remember(
         residuals: gain less what the line says of each, shape (rows,).
         noise: variance of each that finitely many queries explain.
         spread: variance of the gain between tasks that look alike, at each.
-        base_model: revision whose spaces come first; then those of most rows.
+        base_model: revision whose spaces alone count, if any row is of it; else that of most rows comes first.
     """
-    spaces = Counter(row.location.space for row in rows if row.location is not None)
-    own = {row.location.space for row in rows if row.location is not None and row.model == base_model}
-    for space in sorted(spaces, key=lambda name: (name not in own, -spaces[name], name)):
+    located = [row for row in rows if row.location is not None]
+    own = [row for row in located if row.model == base_model] or located
+    spaces = Counter(row.location.space for row in own if row.location is not None)
+    for space in sorted(spaces, key=lambda name: (-spaces[name], name)):
         there = [i for i, r in enumerate(rows) if r.location is not None and r.location.space == space]
         points = np.array([rows[i].location.point for i in there])  # type: ignore[union-attr]
         _, family = np.unique([rows[i].family for i in there], return_inverse=True)

@@ -195,16 +195,16 @@ def test_there_is_no_oracle_where_of_a_task_one_query_was_judged() -> None:
     assert any(line.startswith("There is no oracle") for line in report_lines(found))
 
 
-def test_random_never_spends_more_than_always() -> None:
-    weak, strong = fixed(ROWS, "icl"), fixed(ROWS, TRAIN)
-    even = np.ones(len(weak.seconds))
+def test_random_never_spends_more_than_always_and_as_much_as_the_budget_in_the_mean_that_counts() -> None:
+    weak, strong, budget = fixed(ROWS, "icl"), fixed(ROWS, TRAIN), fixed(ROWS, "icl")
+    even, heavy = np.ones(len(ROWS)), np.arange(1.0, len(ROWS) + 1)
     assert at_random(weak, strong, strong, even).seconds == pytest.approx(strong.seconds)
     assert at_random(weak, strong, weak, even).correct == pytest.approx(weak.correct)
-    heavy = np.arange(1.0, len(weak.seconds) + 1)
-    mixed = at_random(weak, strong, fixed(ROWS, "zero-shot"), heavy)
-    spent = np.average(fixed(ROWS, "zero-shot").seconds, weights=heavy)
-    low = np.average(weak.seconds, weights=heavy)
-    assert np.average(mixed.seconds, weights=heavy) == pytest.approx(max(low, spent))
+    budget = replace(budget, seconds=2.0 * weak.seconds)
+    mixed = at_random(weak, strong, budget, heavy)
+    assert np.average(mixed.seconds, weights=heavy) == pytest.approx(
+        np.average(budget.seconds, weights=heavy)
+    )
 
 
 def test_rows_without_a_common_arm_of_training_are_refused() -> None:

@@ -93,10 +93,18 @@ def test_locations_of_another_base_model_say_nothing() -> None:
     assert foretold(POLICY, [row]) == pytest.approx(foretold(POLICY, [replace(row, location=None)]))
 
 
-def test_a_space_of_which_too_little_is_known_gives_way_to_another() -> None:
+def test_where_too_few_rows_are_of_the_base_model_nothing_is_remembered_of_others() -> None:
     few = [replace(row, model="other") for row in located(ROWS[:3], space="way-1 other qa1")]
     mixed, _ = fit([*SEEN, *few], base_model="other")
-    assert memory(mixed).space == "way-1 simulated-1 qa1"
+    assert mixed.arms[TRAIN].stages["cheap"].memory is None
+
+
+def test_what_foretells_too_little_is_not_remembered() -> None:
+    rng = np.random.default_rng(2)
+    shuffled = [row.location for row in SEEN]
+    rng.shuffle(shuffled)
+    anywhere = [replace(row, location=at) for row, at in zip(SEEN, shuffled, strict=True)]
+    assert fit(anywhere)[0].reads == frozenset()
 
 
 def test_many_families_that_are_a_little_like_it_do_not_pass_for_its_own() -> None:
