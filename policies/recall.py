@@ -1,7 +1,7 @@
 """What families of tasks have gained beyond what their signals foretold, found again by where a task lies.
 
 A task's location (`Signals.location`, an embedding of its demonstrations) is hardly further from other tasks of its family
-than from itself, and further from most others. So what a family has gained more, or less, than the line over the signals says
+than from itself, and further from most others. So what a family has gained more, or less, than its signals foretold
 is remembered at the mean location of its tasks, and counts for a new task by how near that is:
 
     extra = Σ k·k·n·r ÷ (Σ k·n + λ),     k = exp(−(1 − cosine) ÷ width),     λ = variance within ÷ variance between
@@ -53,7 +53,7 @@ class Memory:
     counts: tuple[int, ...]
     """Rows of each."""
     residuals: tuple[float, ...]
-    """Mean gain of each beyond what the stage's line says."""
+    """Mean gain of each beyond what a model without it expected."""
     width: float
     shrink: float
     """λ, in rows."""
@@ -97,7 +97,7 @@ def remember(
     """What can be remembered of these rows; None where in no space enough families have several.
 
     Args:
-        residuals: gain less what the line says of each, shape (rows,).
+        residuals: gain less what a model without its family expected of each, shape (rows,).
         noise: variance of each that finitely many queries explain.
         spread: variance of the gain between tasks that look alike, at each.
         base_model: revision whose spaces alone count, if any row is of it; else that of most rows comes first.
