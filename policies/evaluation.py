@@ -70,7 +70,7 @@ def cross_fitted(
         PolicyError: what `fit` refuses, said of the rows that remain; or only one collection.
     """
     rows = [replace(row, arms=_judged(row)) for row in rows]
-    groups = [_group(row, by) for row in rows]
+    groups: list[str] = [getattr(row, by) for row in rows]
     names = sorted(set(groups))
     if len(names) < 2:
         raise PolicyError(f"There is only one {by}, {names[0]!r}; holding one out needs at least 2.")
@@ -91,10 +91,6 @@ def cross_fitted(
 def _judged(row: TaskOutcome) -> dict[ArmName, ArmOutcome]:
     """In-context learning and trainings: the policies are offered no other arm, so none is fitted."""
     return {name: arm for name, arm in row.arms.items() if name == "icl" or name.startswith("train:")}
-
-
-def _group(row: TaskOutcome, by: Holdout) -> str:
-    return {"family": row.family, "collection": row.collection, "task": row.task}[by]
 
 
 def evaluate(
@@ -175,11 +171,12 @@ def all_ways(
         strong: the arm of training that the policies choose beside icl; random and threshold escalate to it.
     """
     rule, offered = Rule(), ("icl", strong)
+    families = FamilyBootstrap([row.family for row in rows], resamples=1)
     ways = {f"always {arm}": fixed(rows, arm) for arm in arms}
     ways["rule"] = replayed(rows, [rule] * len(rows), offered, worth_s)
     ways["learned"] = learned = replayed(rows, policies, offered, worth_s)
     ways["random at equal budget"] = at_random(
-        ways["always icl"], ways[f"always {strong}"], learned, _weights(rows)
+        ways["always icl"], ways[f"always {strong}"], learned, families.mean
     )
     ways["confidence threshold"] = threshold(rows, strong, worth_s)
     if min(row.arms[arm].n_queries for row in rows for arm in arms) > 1:
@@ -206,13 +203,13 @@ def fixed(rows: Sequence[TaskOutcome], arm: ArmName) -> Way:
     return Way(_correct(rows, arm), seconds, np.full(len(rows), float(arm != "icl")), np.zeros(len(rows)))
 
 
-def at_random(weak: Way, strong: Way, budget: Way, weights: Array) -> Way:
+def at_random(weak: Way, strong: Way, budget: Way, mean: Callable[[Array], float]) -> Way:
     """In expectation: `strong` with the probability that spends what `budget` spends, else `weak`.
 
     Args:
-        weights: of each row in the mean that is spent, (rows,).
+        mean: of what is spent, over rows.
     """
-    low, high, spent = (np.average(way.seconds, weights=weights) for way in (weak, strong, budget))
+    low, high, spent = (mean(way.seconds) for way in (weak, strong, budget))
     share = float(np.clip((spent - low) / (high - low), 0.0, 1.0)) if high > low else 0.0
 
     def mixed(a: Array, b: Array) -> Array:
@@ -278,13 +275,6 @@ def oracle(rows: Sequence[TaskOutcome], arms: Sequence[ArmName], worth_s: float,
         total["trained"] += chosen != list(arms).index("icl")
     mean = {name: value / ORACLE_SPLITS for name, value in total.items()}
     return Way(mean["correct"], mean["seconds"], mean["trained"], np.zeros(len(rows)))
-
-
-def _weights(rows: Sequence[TaskOutcome]) -> Array:
-    """Families weigh alike, however many rows they have: (rows,)."""
-    _, index, counts = np.unique([row.family for row in rows], return_inverse=True, return_counts=True)
-    weights: Array = 1.0 / counts[index]
-    return weights
 
 
 def n_queries(rows: Sequence[TaskOutcome]) -> Array:

@@ -142,9 +142,8 @@ def as_json(row: TaskOutcome) -> dict[str, Any]:
     """The JSON object that `parse_row` reads back to an equal row; what was not measured is left out."""
     plain = asdict(row)
     plain["signals"] = {name: value for name, value in row.signals.items() if value is not None}
-    location = plain.pop("location")
-    if location is not None:
-        plain["location"] = {**location, "point": [round(value, DIGITS) for value in location["point"]]}
+    if plain.pop("location") is not None:
+        plain["location"] = location_as_json(row.location)
     if row.probe is not None:
         plain["probe"] = {name: list(v) if isinstance(v, tuple) else v for name, v in plain["probe"].items()}
     return plain
@@ -207,6 +206,13 @@ def hash_rows(rows: Iterable[TaskOutcome]) -> str:
     return content_hash(sorted(content_hash(as_json(row)) for row in rows))
 
 
+def location_as_json(location: Location | None) -> dict[str, Any] | None:
+    """As plain values, rounded."""
+    if location is None:
+        return None
+    return {"space": location.space, "point": [round(value, DIGITS) for value in location.point]}
+
+
 def _location(where: str, data: Any) -> Location | None:
     if data is None:
         return None
@@ -216,9 +222,8 @@ def _location(where: str, data: Any) -> Location | None:
     if not isinstance(space, str) or not space or not isinstance(point, list) or not point:
         raise PolicyError(f"{where} must hold the name of a space and a list of numbers.")
     values = (round(check_finite(f"{where}: a number", value, -1.0, 1.0), DIGITS) for value in point)
-    return Location(
-        sys.intern(space), array("f", values)
-    )  # a hundred thousand rows of floats would take 400 MB
+    numbers = array("f", values)  # as floats a hundred thousand rows of them would take 400 MB
+    return Location(sys.intern(space), numbers)
 
 
 def _signals(where: str, data: Any) -> dict[str, float | None]:

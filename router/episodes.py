@@ -6,8 +6,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from policies.outcomes import DIGITS
-from policies.types import SIGNALS_VERSION, Decision, Location
+from policies.outcomes import location_as_json
+from policies.types import SIGNALS_VERSION, Decision
 from router.receipt import Answered, Receipt
 from router.state import State
 from store import EpisodeRow
@@ -62,12 +62,8 @@ def receipt_of(state: State, loaded: LoadedModel) -> Receipt:
         n_queries=len(request.queries),
         created_at=time.time(),
         prompt_tokens=read,
-        location=_plain_location(state.get("location")),
+        location=location_as_json(state.get("location")),
     )
-
-
-def _plain_location(here: Location | None) -> dict[str, Any] | None:
-    return None if here is None else {"space": here.space, "point": [round(x, DIGITS) for x in here.point]}
 
 
 def episode_of(state: State, receipt: Receipt) -> EpisodeRow:

@@ -197,11 +197,11 @@ def test_there_is_no_oracle_where_of_a_task_one_query_was_judged() -> None:
 
 def test_random_never_spends_more_than_always_and_as_much_as_the_budget_in_the_mean_that_counts() -> None:
     weak, strong, budget = fixed(ROWS, "icl"), fixed(ROWS, TRAIN), fixed(ROWS, "icl")
-    even, heavy = np.ones(len(ROWS)), np.arange(1.0, len(ROWS) + 1)
-    assert at_random(weak, strong, strong, even).seconds == pytest.approx(strong.seconds)
-    assert at_random(weak, strong, weak, even).correct == pytest.approx(weak.correct)
+    heavy = np.arange(1.0, len(ROWS) + 1)
+    assert at_random(weak, strong, strong, np.mean).seconds == pytest.approx(strong.seconds)
+    assert at_random(weak, strong, weak, np.mean).correct == pytest.approx(weak.correct)
     budget = replace(budget, seconds=2.0 * weak.seconds)
-    mixed = at_random(weak, strong, budget, heavy)
+    mixed = at_random(weak, strong, budget, lambda seconds: float(np.average(seconds, weights=heavy)))
     assert np.average(mixed.seconds, weights=heavy) == pytest.approx(
         np.average(budget.seconds, weights=heavy)
     )
