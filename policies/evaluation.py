@@ -23,6 +23,7 @@ from policies.calibration import calibration, ranking
 from policies.errors import PolicyError
 from policies.families import FamilyBootstrap, Interval
 from policies.features import Array
+from policies.harm import TOLERATED, below, on_fresh, p_below, share
 from policies.learned import DEFAULT_CONFIDENCE, Learned, fit
 from policies.outcomes import SAMPLE, ArmOutcome, TaskOutcome
 from policies.replay import before_training_s, replay
@@ -34,8 +35,6 @@ Holdout = Literal["family", "collection", "task"]
 MAX_FOLDS = 150
 """More families than this are held out several at a time."""
 ORACLE_SPLITS = 40
-HARM = 0.02
-"""A family is harmed when its accuracy falls by more than this below ICL's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +99,16 @@ def evaluate(
     by: Holdout = "family",
     confidence: float = DEFAULT_CONFIDENCE,
     seed: int = 0,
+    fresh: Sequence[TaskOutcome] = (),
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:
     """The whole report, as JSON values.
 
+    Args:
+        fresh: outcomes of the same tasks on other queries, to judge harm by (see `harm.on_fresh`).
+
     Raises:
-        PolicyError: rows that `fit` refuses, or without a common arm to train.
+        PolicyError: rows that `fit` refuses, or without a common arm to train; or fresh rows of other tasks.
     """
     for name, value in worths.items():
         worth(worth_s=value) if value else worth(name)
@@ -114,6 +117,7 @@ def evaluate(
     policies = cross_fitted(usable, by, confidence=confidence, seed=seed, progress=progress)
     families = FamilyBootstrap([row.family for row in usable], seed)
     strong = strong_arm(usable, arms)
+    offered = ("icl", strong)
     report: dict[str, Any] = {
         "held_out": by,
         "n_rows": len(usable),
@@ -130,6 +134,9 @@ def evaluate(
     for name, worth_s in worths.items():
         ways = all_ways(usable, policies, arms, strong, worth_s, seed)
         report["worths"][name] = _compare(usable, ways, families, worth_s)
+        if fresh:
+            decided = [replay(p, r, worth_s, arms=offered) for p, r in zip(policies, usable, strict=True)]
+            report["worths"][name]["fresh"] = on_fresh(usable, fresh, [one.arm for one in decided])
     return report
 
 
@@ -311,7 +318,8 @@ def _compare(
             [utility["learned"], utility[best], utility["oracle"]],
             lambda m: (m[0] - m[1]) / np.where(m[2] - m[1] > 1e-9, m[2] - m[1], np.nan),
         )
-    harmed = families.by_family(learned.correct - ways["always icl"].correct) < -HARM
+    harmed = families.by_family(learned.correct - ways["always icl"].correct) < -TOLERATED
+    p_values = p_below(rows, learned.correct)
     return {
         "worth_s": worth_s,
         "ways": table,
@@ -329,17 +337,10 @@ def _compare(
         },
         "oracle_over_best_fixed": None if room is None else _plain(room),
         "won_of_oracle": None if won is None or room is None or room.low <= 0 else _plain(won),
-        "share_harmed": _plain(_share(int(harmed.sum()), families.n)),
+        "share_harmed": _plain(share(int(harmed.sum()), families.n)),
+        "families_below": below(p_values),
+        "least_p": min(p_values.values()),
     }
-
-
-def _share(k: int, n: int) -> Interval:
-    """A share with its exact (Clopper–Pearson) 95 % interval."""
-    from scipy.special import betaincinv
-
-    low = float(betaincinv(k, n - k + 1, 0.025)) if k else 0.0
-    high = float(betaincinv(k + 1, n - k, 0.975)) if k < n else 1.0
-    return Interval(k / n, low, high)
 
 
 def _plain(interval: Interval) -> list[float]:

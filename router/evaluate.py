@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from policies.harm import holm
 from router.arms import PLAIN, parse_arm
 from router.errors import RouterError
 from router.events import Event
 from router.metrics import metric
 from router.receipt import Receipt
 from router.settings import Settings, in_one_process
-from router.statistics import holm, mcnemar_exact, paired_difference, wilson_interval
+from router.statistics import mcnemar_exact, paired_difference, wilson_interval
 from ttt.formats import Family, read_families
 from ttt.pools import Pools, Sample, baseline_rates, mislabelled, sample, split
 from ttt.recipes import find_recipes

@@ -1,4 +1,4 @@
-"""How sure a difference of accuracies is: intervals, paired resampling, exact tests, many at once.
+"""How sure a difference of accuracies is: intervals, paired resampling, exact tests.
 
 Everything is computed from lists of right and wrong (1 and 0), paired by query. Knows nothing of arms,
 tasks or reports. Intervals are of 95 % unless told otherwise.
@@ -112,26 +112,6 @@ def mcnemar_exact(first: Sequence[int], second: Sequence[int]) -> float:
     n = won + lost
     tail = sum(math.comb(n, k) for k in range(min(won, lost) + 1))
     return min(1.0, 2 * tail / (1 << n))
-
-
-def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Holm's step-down adjusted p-values, in the order given (Holm 1979).
-
-    Those at most α are rejected with a probability of any false rejection of at most α, whatever the
-    dependence among the tests.
-
-    Raises:
-        ValueError: a value is not within 0 to 1.
-    """
-    for p in p_values:
-        if not 0 <= p <= 1:
-            raise ValueError(f"{p} is not a p-value; give values from 0 to 1.")
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return tuple(adjusted)
 
 
 def _check(pair: Pair) -> None:

@@ -59,6 +59,12 @@ def evaluate(
     curve: Annotated[
         bool, typer.Option("--curve", help="Also utility against the number of families learned from.")
     ] = False,
+    fresh: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--fresh", metavar="F", help="Rows of the same tasks with other queries, to judge harm by."
+        ),
+    ] = None,
     log: Annotated[
         Path | None,
         typer.Option(
@@ -77,6 +83,7 @@ def evaluate(
     Examples:
       ttt-router policy eval outcomes.jsonl
       ttt-router policy eval outcomes/ --by collection --worth 60 --json
+      ttt-router policy eval outcomes/ --fresh further.jsonl
       ttt-router policy eval --log decisions.jsonl
     """
     check_worth(prefer, worth)
@@ -88,6 +95,7 @@ def evaluate(
     from policies.evaluation import evaluate as judge
     from policies.evaluation import learning_curve
     from policies.learned import DEFAULT_CONFIDENCE
+    from policies.outcomes import read_rows
     from policies.utility import WORTH
     from policies.utility import worth as seconds
 
@@ -98,7 +106,8 @@ def evaluate(
     )
     level = DEFAULT_CONFIDENCE if confidence is None else confidence
     with rows_and_store(rows, data_dir) as (found, _, reporter):
-        report = judge(found, worths=worths, by=by, confidence=level, progress=folds(reporter))
+        others = read_rows(fresh) if fresh else []
+        report = judge(found, worths=worths, by=by, confidence=level, fresh=others, progress=folds(reporter))
         if curve:
             n = report["n_families"]
             sizes = sorted({max(8, round(n * share)) for share in (0.1, 0.2, 0.4, 0.6, 0.8)})

@@ -47,9 +47,17 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
             )
         else:
             lines.append(f"Of what the oracle wins over {best}, learned wins {_interval(won, 1, '.2f')}.")
-        lines.append(
-            f"Families seen more than 2 points below icl: {_interval(found['share_harmed'], 100, '.0f')} %."
-        )
+        lines += [
+            f"Families seen more than 2 points below icl: {_interval(found['share_harmed'], 100, '.0f')} %.",
+            _below(found),
+        ]
+        fresh = found.get("fresh")
+        if fresh is not None:
+            lines.append(
+                f"On other queries, {fresh['n_queries']} or more of each of {counted(fresh['n_families'], 'family')}: more "
+                f"than 2 points below icl {_interval(fresh['share_harmed'], 100, '.0f')} %, {fresh['share_trained']:.0%} "
+                f"trained; change {_interval(fresh['change'], 100, '+.1f')} points. {_below(fresh)}"
+            )
     lines.append("")
     for label, ranked in report["ranking"].items():
         if ranked is None:
@@ -72,6 +80,11 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
             f"({point['least']:.2f} to {point['greatest']:.2f})."
         )
     return lines
+
+
+def _below(found: Mapping[str, Any]) -> str:
+    named = ", ".join(found["families_below"]) or "none"
+    return f"Significantly below icl (Fisher, one-sided; Holm, 5 %): {named}; least p {found['least_p']:.2g}."
 
 
 def _interval(values: list[float], factor: float, form: str) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from router.statistics import Pair, holm, mcnemar_exact, paired_difference, wilson_interval
+from router.statistics import Pair, mcnemar_exact, paired_difference, wilson_interval
 
 
 @pytest.mark.parametrize(("n_correct", "n"), [(0, 10), (1, 10), (16, 32), (127, 128), (128, 128)])
@@ -89,20 +89,6 @@ def test_mcnemar_equals_the_binomial_test_on_discordant_queries(won: int, lost: 
 def test_mcnemar_of_very_many_queries_does_not_overflow() -> None:
     assert mcnemar_exact([0] * 2000, [1] * 2000) == 0.0
     assert mcnemar_exact([0, 1] * 1000, [1, 0] * 1000) == 1.0
-
-
-def test_holm_steps_down_in_the_given_order() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
-    assert holm([0.6, 0.9]) == (1.0, 1.0)
-    assert holm([]) == ()
-    with pytest.raises(ValueError, match=r"1\.5 is not a p-value"):
-        holm([0.1, 1.5])
-
-
-@given(st.lists(st.floats(0, 1), max_size=12))
-def test_holm_lies_between_the_raw_and_the_bonferroni_values(p_values: list[float]) -> None:
-    for p, adjusted in zip(p_values, holm(p_values), strict=True):
-        assert p <= adjusted <= min(1.0, len(p_values) * p) + 1e-12
 
 
 def test_importing_it_loads_no_numpy() -> None:
