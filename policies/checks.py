@@ -53,7 +53,10 @@ def check_situation(situation: Situation) -> None:
     for value in signals.location.point if signals.location is not None else ():
         check_finite("Signal location", value, -1.0, 1.0)
     for field in fields(situation.costs):
-        check_finite(f"Cost {field.name}", getattr(situation.costs, field.name), 0.0)
+        if field.name != "others":
+            check_finite(f"Cost {field.name}", getattr(situation.costs, field.name), 0.0)
+    for arm, seconds in situation.costs.others.items():
+        check_finite(f"Cost of {arm}", seconds, 0.0)
     check_finite("worth_s", situation.worth_s, math.ulp(0.0), WORTH_MAX_S)
     stay_arm(situation)
 
@@ -81,7 +84,7 @@ def further_seconds(situation: Situation, arm: ArmName) -> float:
     if not arm.startswith("train:"):
         return costs.answer_s
     probe_s = costs.probe_s if situation.probe_feasible and not situation.signals.probed else 0.0
-    return probe_s + costs.train_s + costs.answer_s
+    return probe_s + costs.left_s(arm) + costs.answer_s
 
 
 def beyond_staying(situation: Situation, seconds: float) -> float:

@@ -191,7 +191,7 @@ class Learned:
         sd, unsure = after
         told = math.sqrt(max(0.0, now.sd**2 - sd**2))
         margin = float(stdtrit(model.stages["probe"].df, self.confidence)) * unsure
-        value, cost = _value(situation), situation.costs.train_s + situation.costs.answer_s
+        value, cost = _value(situation), situation.costs.left_s(arm) + situation.costs.answer_s
         paid = beyond_staying(situation, cost)
         net = _mean_above_zero((now.expected - margin) * value - paid, told * value) - situation.costs.probe_s
         low = max(-1.0, now.low(self.confidence))

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal
 
 from policies.errors import PolicyError
-from policies.outcomes import BY_PROBE, SAMPLE, TaskOutcome
+from policies.outcomes import BY_PROBE, SAMPLE, ArmOutcome, TaskOutcome
 from policies.types import LOCATION, MEASURED, SIGNAL_PARTS, ArmName, Costs, Decision, Policy, Situation
 
 SIGNALS_STEP = "signals"
@@ -72,20 +72,25 @@ def situation_of(
     if not measured:
         unmeasured: dict[str, Any] = dict.fromkeys(MEASURED if asked != "none" else MEASURED | FROM_ICL)
         signals = replace(signals, **unmeasured)
-    feasible = tuple(name for name in row.arms if arms is None or name in arms or name == "icl")
-    trained = [row.arms[name] for name in feasible if name.startswith("train:")]
+    feasible = ("icl", *(name for name in arms or row.arms if name in row.arms and name != "icl"))
+    trained = {name: row.arms[name] for name in feasible if name.startswith("train:")}
     has_probe = row.probe is not None and row.measured(probed=True).probed
     probe_s = row.probe.seconds if row.probe is not None else 0.0
-    train_s = answer_s = by_probe_s = 0.0
-    if trained:
-        first = trained[0]
-        parts = [first.seconds_parts[step] for step in TRAIN_STEPS if step in first.seconds_parts]
-        train_s = min(sum(parts), first.seconds) if parts else first.seconds
-        answer_s = first.seconds - train_s
-        by_probe_s = min(first.seconds_parts.get(BY_PROBE, 0.0), train_s) if has_probe else 0.0
     rest_s = 0.0 if asked == "all" else row.arms["icl"].seconds
-    costs = Costs(probe_s, train_s - by_probe_s, answer_s, by_probe_s, rest_s)
+    costs = Costs(probe_s, 0.0, 0.0, rest_s=rest_s)
+    if trained:
+        (left_s, by_probe_s, answer_s), *_ = (_training_s(arm, has_probe) for arm in trained.values())
+        others = {name: _training_s(arm, has_probe)[0] for name, arm in list(trained.items())[1:]}
+        costs = Costs(probe_s, left_s, answer_s, by_probe_s, rest_s, others)
     return Situation(signals, costs, feasible, has_probe and not probed, worth_s)
+
+
+def _training_s(arm: ArmOutcome, has_probe: bool) -> tuple[float, float, float]:
+    """Seconds of an arm that trains: those left after a probe, those that the probe does, and of answering."""
+    parts = [arm.seconds_parts[step] for step in TRAIN_STEPS if step in arm.seconds_parts]
+    train_s = min(sum(parts), arm.seconds) if parts else arm.seconds
+    by_probe_s = min(arm.seconds_parts.get(BY_PROBE, 0.0), train_s) if has_probe else 0.0
+    return train_s - by_probe_s, by_probe_s, arm.seconds - train_s
 
 
 def replay(

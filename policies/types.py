@@ -116,6 +116,12 @@ class Costs:
     """What a probe does for the training after it, beside `train_s`; a training of its own does it itself."""
     rest_s: float = 0.0
     """Answering in context the queries that were not asked yet: what staying still takes."""
+    others: Mapping[ArmName, float] = field(default_factory=dict)
+    """What is left, in place of `train_s`, of other trainings that begin by the same probe."""
+
+    def left_s(self, arm: ArmName) -> float:
+        """What is left of this arm's training after the probe."""
+        return self.others.get(arm, self.train_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ icl:4                a random choice of four of them, fixed by the seed
 icl:calibrated       the likeliest label, corrected by a content-free prior (`ttt.calibrate`)
 ttt                  training without the guard, by the recipe in force
 ttt:RECIPE           training by that recipe, e.g. `ttt:context`
+ttt:short            the shorter training that the recipe in force offers
 …@5                  any of these with five views that vote
 """
 
@@ -22,7 +23,7 @@ from ttt.task import Task
 
 PLAIN: tuple[Arm, ...] = ("auto", "icl", "ttt", "zero-shot")
 CALIBRATED = "icl:calibrated"
-FORMS = f"{', '.join(PLAIN)}, icl:4 (so many demonstrations), {CALIBRATED}, ttt:RECIPE; @5 at the end lets five views vote"
+FORMS = f"{', '.join(PLAIN)}, icl:4 (so many demonstrations), {CALIBRATED}, ttt:RECIPE, ttt:short; @5 at the end lets five views vote"
 
 _NAME = re.compile(r"(?P<arm>[a-z-]+)(?::(?P<how>.+?))?(?:@(?P<votes>\d{1,3}))?")
 
@@ -37,6 +38,8 @@ class Way:
     calibrated: bool = False
     recipe: str = ""
     """A name or a `.toml` file; the one in force when empty."""
+    short: bool = False
+    """The shorter training of the recipe in force."""
     votes: int = 0
     """Views that vote; as many as are set elsewhere when 0."""
 
@@ -57,7 +60,7 @@ def parse_arm(name: str) -> Way:
     if how is None:
         return way
     if way.arm == "ttt":
-        return replace(way, recipe=how)
+        return replace(way, short=True) if how == "short" else replace(way, recipe=how)
     if way.arm == "icl" and how == "calibrated":
         return replace(way, calibrated=True)
     if way.arm == "icl" and how.isdecimal() and int(how) > 0:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from policies.checks import stay_arm
 from policies.errors import PolicyError
 from policies.outcomes import BY_PROBE, SAMPLE, ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
-from policies.types import LOCATION, MEASURED, SCALARS, SIGNALS_VERSION, Decision, Situation
+from policies.types import LOCATION, MEASURED, SCALARS, SIGNALS_VERSION, ArmName, Decision, Situation
 from router.arms import Way, parse_arm
 from router.errors import RouterError
 from router.evaluate import Drawn, EvaluateOptions, Progress, draw, run_arms
-from router.outcome_file import append, check_command, done, machine_name, rows_there
+from router.outcome_file import append, check_command, check_tasks, machine_name, rewrite, rows_there
 from router.receipt import signals_seconds
 from router.settings import Settings, in_one_process
 from router.stored import LEAST, halves_of
@@ -61,6 +61,8 @@ class Collected:
     """What a run added."""
 
     rows: int
+    completed: int
+    """Rows that were there and have got an arm that they lacked."""
     there: int
     """Rows that the file had before."""
     failed: tuple[str, ...]
@@ -91,7 +93,8 @@ def collect(
     settings: Settings,
     on_event: Callable[[Progress], None] = lambda _: None,
 ) -> Collected:
-    """Append a row for each task that `options.out` has none of yet: all families by one seed, then by the next.
+    """Append a row for each task that `options.out` has none of yet: all families by one seed, then by the next. Rows that
+    lack one of the arms get it.
 
     A task whose training or prompt fails, or whose figures are not finite, gets no row; the others go on.
 
@@ -113,7 +116,7 @@ def collect(
         )
     there = rows_there(options.out)
     settings = replace(settings, signals="all", reuse="off", expected_repeats=0.0)
-    added, failed = 0, []
+    added, completed, failed = 0, 0, list[str]()
     with (
         tempfile.TemporaryDirectory(prefix="ttt-router-collect-") as own,
         Router.open(
@@ -125,26 +128,39 @@ def collect(
         model = {"name": Path(loaded.name).name, "revision": loaded.revision}
         machine = machine_name(str(loaded.model.device), str(loaded.model.dtype).removeprefix("torch."))
         check_command(options.out, _command(options, settings, model, machine), bool(there))
-        finished = done(
-            there, [(one.family.name, one.seed, task_fingerprint(one)) for one in drawn], options.out
-        )
+        check_tasks(there, [(one.family.name, one.seed, task_fingerprint(one)) for one in drawn], options.out)
+        rows = {(row.family, row.seed): row for row in there}
         for number, one in enumerate(drawn, start=1):
-            if (one.family.name, one.seed) in finished:
+            before = rows.get((one.family.name, one.seed))
+            wanted = asked if before is None else _lacking(before, asked, settings.recipe)
+            if not wanted.arms:
                 continue
             here = Progress(one.family.name, one.seed, number, len(drawn))
             on_event(here)
             try:
                 with _store_of_its_own(agent, Path(own)):
-                    report = run_arms(agent, one, asked, here, on_event)
-                row = outcome(one, report, model["revision"], machine)
+                    report = run_arms(agent, one, wanted, here, on_event)
+                if before is None:
+                    append(options.out, outcome(one, report, model["revision"], machine))
+                    added += 1
+                else:
+                    row = replace(before, arms={**before.arms, **_outcomes(report, {})})
+                    rows[row.family, row.seed] = parse_row(as_json(row), f"The outcome of {row.family}")
             except (TrainingFailed, TaskError, PolicyError) as error:
                 failed.append(f"{one.family.name} seed {one.seed}: {error}")
                 continue
-            append(options.out, row)
-            added += 1
-            del report["arms"]["auto"]  # the run that measured
+            if before is not None:
+                rewrite(options.out, rows.values())
+                completed += 1
+            report["arms"].pop("auto", None)  # the run that measured
             on_event(replace(here, row=report))
-    return Collected(added, len(there), tuple(failed))
+    return Collected(added, completed, len(there), tuple(failed))
+
+
+def _lacking(row: TaskOutcome, asked: EvaluateOptions, recipe: str) -> EvaluateOptions:
+    """What was asked for, with those arms only that the row has no outcome of."""
+    arms = [a for a in asked.arms if a != "auto" and not _outcomes_of(parse_arm(a), recipe) & set(row.arms)]
+    return replace(asked, arms=tuple(arms))
 
 
 def _stored(options: CollectOptions, asked: EvaluateOptions, settings: Settings) -> list[Drawn]:
@@ -177,17 +193,7 @@ def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -
         raise TrainingFailed(
             f"Not all signals were measured: {measured['fallback'] or 'it was interrupted.'}"
         )
-    arms = {}
-    for name, cell in report["arms"].items():
-        if name == "auto":
-            continue
-        parts = dict(cell["seconds_parts"])
-        if name == "icl":
-            parts |= {name: steps[name]["seconds"] for name in BESIDE if name in steps}
-            parts |= signals_seconds(steps["signals"]) if "signals" in steps else {}
-        if "by_probe_s" in cell:
-            parts[BY_PROBE] = cell["by_probe_s"]
-        arms[cell["arm"]] = ArmOutcome(cell["accuracy"], report["n_queries"], cell["seconds"], parts)
+    arms = _outcomes(report, steps)
     signals = measured["signals"]
     row = TaskOutcome(
         family=drawn.family.name,
@@ -205,6 +211,22 @@ def outcome(drawn: Drawn, report: Mapping[str, Any], model: str, machine: str) -
     )
     plain = as_json(row) | {"location": measured["location"]}
     return parse_row(plain, f"The outcome of {drawn.family.name}")
+
+
+def _outcomes(report: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[ArmName, ArmOutcome]:
+    """By arm; `steps` are those of the run that measured the signals, by name."""
+    arms = {}
+    for name, cell in report["arms"].items():
+        if name == "auto":
+            continue
+        parts = dict(cell["seconds_parts"])
+        if name == "icl":
+            parts |= {name: steps[name]["seconds"] for name in BESIDE if name in steps}
+            parts |= signals_seconds(steps["signals"]) if "signals" in steps else {}
+        if "by_probe_s" in cell:
+            parts[BY_PROBE] = cell["by_probe_s"]
+        arms[cell["arm"]] = ArmOutcome(cell["accuracy"], report["n_queries"], cell["seconds"], parts)
+    return arms
 
 
 def collection_of(family: Family) -> str:
@@ -238,7 +260,11 @@ def _asked(options: CollectOptions, recipe: str) -> EvaluateOptions:
 def _outcomes_of(way: Way, recipe: str) -> set[str]:
     """Names under which a row may hold the arm's outcome."""
     if way.arm == "ttt":
-        return {f"train:{one.name}" for one in find_recipes(way.recipe or recipe)}
+        pair = find_recipes(way.recipe or recipe)
+        trained = [one.shorter for one in pair] if way.short else [*pair]
+        if None in trained:
+            raise RouterError(f"The recipe {pair[0].name!r} offers no shorter training; leave ttt:short out.")
+        return {f"train:{one.name}" for one in trained if one is not None}
     return {f"{way.arm}:calibrated" if way.calibrated else f"{way.arm}:{way.shots}"}
 
 

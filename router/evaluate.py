@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from router.agent import Router
 
 REPORT_VERSION = 1
+SHORTER = "short"
+"""Stands for the shorter training among recipes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +214,11 @@ def _arms(
             receipt = ask("icl")
             arms["icl"] = _Arm(receipt.texts, _parts(receipt, "icl", "vote"), "icl")
     trained = auto.step("train") if auto is not None else None
+    full = {f"train:{one.name}" for one in find_recipes(recipe)}
     if auto is not None and trained is not None and "failed" not in trained.detail:
-        paid[recipe] = auto.training_s
+        paid[recipe if _decided(auto) in full else SHORTER] = auto.training_s
     if "ttt" in wanted:
-        if auto is not None and trained is not None and auto.arm.startswith("train:"):
+        if auto is not None and trained is not None and auto.arm in full:
             parts = _parts(auto, "train", "answer", "vote") | {"train": auto.training_s}
             arms["ttt"] = _Arm(auto.texts, parts, auto.arm, _chosen(auto), auto.by_probe_s)
         else:
@@ -224,7 +227,7 @@ def _arms(
         if name not in arms:
             receipt, way = ask(name), parse_arm(name)
             if way.arm == "ttt":
-                arms[name] = _trained(receipt, way.recipe or recipe, paid)
+                arms[name] = _trained(receipt, SHORTER if way.short else way.recipe or recipe, paid)
             else:
                 arms[name] = _Arm(receipt.texts, _parts(receipt), receipt.arm)
     return {name: arms[name] for name in wanted}, auto
@@ -237,6 +240,11 @@ def _trained(receipt: Receipt, recipe: str, paid: dict[str, float]) -> _Arm:
         return _Arm(receipt.texts, _parts(receipt), receipt.arm, _chosen(receipt), receipt.by_probe_s)
     before = {"train": paid[recipe]} if recipe in paid else {}
     return _Arm(receipt.texts, before | _parts(receipt), receipt.arm)
+
+
+def _decided(receipt: Receipt) -> str:
+    """The arm that the policy took, though the guard may have vetoed it since."""
+    return str(receipt.decisions[-1]["arm"]) if receipt.decisions else receipt.arm
 
 
 def _chosen(receipt: Receipt) -> str:

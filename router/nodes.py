@@ -26,6 +26,7 @@ from router.reuse import (
     adapter_keys,
     in_use,
     knows_a_query,
+    recipe_of,
     subset_candidate,
     verified,
 )
@@ -154,7 +155,9 @@ async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     if "signals" not in state:  # training was asked for, nothing was measured
         state = {**state, "signals": measured.known_before(state)}
     here = measured.situation(state, context.costs, recipe, context.remaining_s)
-    forced = {"icl": "icl", "ttt": f"train:{recipe.name}", "zero-shot": "zero-shot"}.get(request.arm)
+    forced = {"icl": "icl", "ttt": f"train:{recipe_of(state).name}", "zero-shot": "zero-shot"}.get(
+        request.arm
+    )
     solved = state.get("candidate") if state.get("solved") else None
     if solved is not None:
         forced = f"reuse:{solved.content_hash[:12]}"
@@ -195,7 +198,13 @@ async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         return {"steps": [step], "fallback": str(error), "arm": "icl", "evidence": None}
     step = Step("probe", time.perf_counter() - started, found.detail)
     complete = measured.with_probe(state["signals"], found.evidence, found.losses)
-    return {"evidence": found.evidence, "chosen": found.chosen, "signals": complete, "steps": [step]}
+    return {
+        "evidence": found.evidence,
+        "chosen": found.chosen,
+        "shorter": found.shorter,
+        "signals": complete,
+        "steps": [step],
+    }
 
 
 def after_probe(state: State) -> str:

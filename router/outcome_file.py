@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from policies.outcomes import TaskOutcome, as_json, read_rows
+from policies.outcomes import TaskOutcome, as_json, read_rows, write_rows
 from router.errors import RouterError
 
 COMMAND_VERSION = 1
@@ -39,10 +39,8 @@ def rows_there(out: Path) -> list[TaskOutcome]:
     return read_rows([out]) if whole.strip() else []
 
 
-def done(
-    there: Sequence[TaskOutcome], wanted: Iterable[tuple[str, int, str]], out: Path
-) -> set[tuple[str, int]]:
-    """Family and seed of the rows there.
+def check_tasks(there: Sequence[TaskOutcome], wanted: Iterable[tuple[str, int, str]], out: Path) -> None:
+    """Make sure that the rows there are of the tasks to come.
 
     Args:
         wanted: family, seed and fingerprint of the tasks to come.
@@ -57,7 +55,6 @@ def done(
                 f"The row of {family} (seed {seed}) in {out} is of another task: the family's items have changed "
                 "since; name another file by --out, or delete the row."
             )
-    return set(known)
 
 
 def append(out: Path, row: TaskOutcome) -> None:
@@ -78,13 +75,31 @@ def append(out: Path, row: TaskOutcome) -> None:
         ) from error
 
 
+def rewrite(out: Path, rows: Iterable[TaskOutcome]) -> None:
+    """Put these rows in place of all that `out` has, at once: stopped at any time, it has the old or the new ones.
+
+    Raises:
+        PolicyError, RouterError: they can't be written.
+    """
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    write_rows(rows, temporary)
+    try:
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(out)
+    except OSError as error:
+        raise RouterError(
+            f"Rows can't be written to {out} ({error.strerror}); make room and go on."
+        ) from error
+
+
 def command_file(out: Path) -> Path:
     """Where it is said how the rows of `out` were made."""
     return out.with_suffix(".command.json")
 
 
 def check_command(out: Path, ours: Mapping[str, Any], rows: bool) -> None:
-    """Write how the rows of `out` are made, or make sure that those there were made so.
+    """Write how the rows of `out` are made, or make sure that those there were made so. Further arms are taken up.
 
     Args:
         ours: plain values, by what they are called.
@@ -108,13 +123,15 @@ def check_command(out: Path, ours: Mapping[str, Any], rows: bool) -> None:
             raise RouterError(
                 f"{file} can't be read; put it right, or name another file by --out."
             ) from error
+        further = set(theirs.get("arms") or ()) < set(ours["arms"])
         for key in ours:
-            if theirs.get(key) != ours[key]:
+            if theirs.get(key) != ours[key] and not (key == "arms" and further):
                 raise RouterError(
                     f"The rows in {out} were made with {key} {_short(theirs.get(key))}, now it is "
                     f"{_short(ours[key])}; run with the same, or name another file by --out."
                 )
-        return
+        if not further:
+            return
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(ours, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

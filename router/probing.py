@@ -33,6 +33,8 @@ class Found:
     """Of the short training, nats per token, a step each; mean of its folds."""
     chosen: Recipe | None
     """What a search has found."""
+    shorter: Recipe | None
+    """The shorter training by that."""
     detail: dict[str, Any]
 
 
@@ -56,7 +58,7 @@ async def seek(
     def begun(there: Beginning) -> None:
         context.beginnings[request.episode_id] = there
 
-    chosen: Recipe | None = None
+    chosen = shorter = None
     if recipe.search:
         found = await search(
             context.engine,
@@ -69,6 +71,7 @@ async def seek(
         )
         begun(found.begin)
         evidence, chosen, losses = found.evidence, found.recipe, found.begin.losses
+        shorter = found.shorter
         detail = {
             "recipe": chosen.id,
             "steps": len(found.begin.losses),
@@ -98,7 +101,7 @@ async def seek(
         "logprob_before": list(evidence.logprob_before),
         "logprob_after": list(evidence.logprob_after),
     }
-    return Found(evidence, losses, chosen, detail)
+    return Found(evidence, losses, chosen, shorter, detail)
 
 
 async def seek_first(
@@ -124,7 +127,13 @@ async def seek_first(
         return {"steps": [step], "notes": notes, "evidence": None}
     step = Step(name, time.perf_counter() - started, found.detail)
     complete = measured.with_probe(state["signals"], found.evidence, found.losses)
-    return {"evidence": found.evidence, "chosen": found.chosen, "signals": complete, "steps": [step]}
+    return {
+        "evidence": found.evidence,
+        "chosen": found.chosen,
+        "shorter": found.shorter,
+        "signals": complete,
+        "steps": [step],
+    }
 
 
 def _unjudged(task: Task, recipe: Recipe) -> list[str]:

@@ -53,7 +53,7 @@ def question(
     Args:
         settings, parts, recipes: the router's own; recipes for texts, and for tasks made of cells.
         arm: `auto` lets the policy decide; `icl`, `ttt` (training without the guard) and `zero-shot` are obeyed, as
-            are their variants, such as `icl:4` and `ttt:quick@5` (`router.arms`).
+            are their variants, such as `icl:4`, `ttt:short` and `ttt:quick@5` (`router.arms`).
         prefer: fast, balanced or accurate; `worth_s` instead gives seconds for one more correct answer.
         expected_repeats: queries of the same task that will come later; training is spread over them.
         recipe: a name (docs/recipes.md), the path of a `.toml` file, or what `find_recipes` made of them.
@@ -105,6 +105,16 @@ def question(
         raise RouterError(f"arm={arm!r} is not voted on, and votes is {wanted}; give votes=1.")
     if way.recipe and recipe is not None:
         raise RouterError(f"arm={arm!r} names a recipe, and so does recipe={recipe!r}; give one of them.")
+    pair = _recipes(way.recipe or recipe, recipes)
+    if way.short and when == "background":
+        raise RouterError(
+            f"arm={arm!r} trains before it answers, and when='background' behind; give one of them."
+        )
+    without = next((one.name for one in pair if way.short and one.shorter is None), None)
+    if without is not None:
+        raise RouterError(
+            f"arm={arm!r}: the recipe {without!r} offers no shorter training; ask for ttt, or set its key short."
+        )
     request = Request(
         episode_id or uuid.uuid4().hex,
         task,
@@ -112,7 +122,7 @@ def question(
         "auto" if when == "background" and way.arm == "ttt" else way.arm,
         s.worth if prefer is None and worth_s is None else worth(prefer, worth_s),
         s.expected_repeats if expected_repeats is None else expected_repeats,
-        _recipes(way.recipe or recipe, recipes),
+        pair,
         s.seed if seed is None else seed,
         wanted,
         None if augmentations is None else check_names(augmentations),
@@ -121,6 +131,7 @@ def question(
         way.shots,
         (reuse or s.reuse) == "near",
         way.calibrated,
+        way.short,
         way.arm == "ttt",
     )
     deadline = math.inf if deadline_s is None else time.monotonic() + deadline_s

@@ -32,13 +32,25 @@ SEEN = "seen_inputs"
 """Of such an adapter's report: hashes of all inputs that those have learned from. The report is published with the row."""
 
 
+def recipe_of(state: State) -> Recipe:
+    """What is or would be trained by: the recipe that was asked for, or its shorter training where that was asked for or
+    decided on."""
+    request = state["request"]
+    recipe = fitting(request.recipes, state["task"])
+    decided = [decision.arm for decision in state.get("decisions", [])[-1:]]
+    short = recipe.shorter
+    if short is not None and (request.short or decided == [f"train:{short.name}"]):
+        return short
+    return recipe
+
+
 def adapter_key(state: State, context: Context) -> AdapterKey:
     request = state["request"]
     return AdapterKey(
         state["fingerprint"],
         context.engine.loaded.revision,
         state["size"].template,
-        fitting(request.recipes, state["task"]).id,
+        recipe_of(state).id,
         request.seed,
     )
 

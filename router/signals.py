@@ -119,8 +119,16 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     judged_first = request.arm == "auto" and n >= MIN_DEMONSTRATIONS and state.get("evidence") is None
     trained, n_queries = state.get("chosen") or recipe, len(request.queries)
     expected = expected_costs(costs, size, n_queries, trained, probed=probed)
-    training_s = (expected.probe_s if judged_first else 0.0) + expected.train_s
-    trains = n > 0 and request.when == "wait" and training_s + expected.answer_s < remaining_s
+    others, short = dict[str, float](), recipe.shorter if state.get("start") is None else None
+    if short is not None and n > 0:
+        by = state.get("shorter") or short
+        others[f"train:{short.name}"] = expected_costs(costs, size, n_queries, by, probed=probed).train_s
+
+    def in_time(train_s: float) -> bool:
+        first_s = expected.probe_s if judged_first else 0.0
+        return request.when == "wait" and first_s + train_s + expected.answer_s < remaining_s
+
+    trains = n > 0 and in_time(expected.train_s)
     rest_s = icl_seconds(costs, size, n_queries - len(state["asked"]), n_queries)
     feasible = ["icl" if n else "zero-shot"]
     candidate = state.get("candidate")
@@ -128,13 +136,15 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     if candidate is not None:
         checked = _checked(state, candidate)
         feasible.append(f"reuse:{candidate.content_hash[:12]}")
-    if trains or request.arm == "ttt":
+    outright = request.arm == "ttt"
+    if trains or outright:
         feasible.append(f"train:{recipe.name}")
+    feasible += [name for name, train_s in others.items() if outright or in_time(train_s)]
     return Situation(
         signals=state["signals"],
-        costs=replace(expected, rest_s=rest_s),
+        costs=replace(expected, rest_s=rest_s, others=others),
         feasible=tuple(feasible),
-        probe_feasible=trains and judged_first,
+        probe_feasible=judged_first and any(name.startswith("train:") for name in feasible),
         worth_s=request.worth_s,
         checked=checked,
     )

@@ -46,6 +46,8 @@ class Request:
     """Whether adapters of like tasks are tried."""
     calibrated: bool = False
     """Whether in-context learning answers by calibrated labels, where there is a closed set of them."""
+    short: bool = False
+    """Whether the shorter training of these recipes was asked for."""
     outright: bool = False
     """Whether training was asked for outright, now or behind the answer: an adapter of this very task then answers
     even if the guard has not accepted it."""
@@ -109,6 +111,8 @@ class State(TypedDict, total=False):
     """Of the probe, or of the check of other tasks' adapters."""
     chosen: Recipe | None
     """What the search has found, where the recipe asks for one; or how much training is left behind `start`."""
+    shorter: Recipe | None
+    """The shorter training by what the search has found."""
     trained: AdapterRef | None
     accepted: bool
     """What the guard said."""

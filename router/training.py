@@ -15,7 +15,16 @@ from router.context import Context
 from router.neighbours import learned_from, may_start, remember
 from router.probing import seek_first
 from router.receipt import Step
-from router.reuse import LEASE_S, SEEN, adapter_key, from_start, lease_or_adapter, reference, written_rows
+from router.reuse import (
+    LEASE_S,
+    SEEN,
+    adapter_key,
+    from_start,
+    lease_or_adapter,
+    recipe_of,
+    reference,
+    written_rows,
+)
 from router.state import State
 from router.timing import in_time
 from router.upkeep import keep_within
@@ -142,8 +151,7 @@ class _Work:
         """The one that was chosen, searched for now if none was and the one that was asked for says so. Where the guard
         will ask for evidence, the first steps leave it: they are a probe's."""
         state, task = self.state, self.state["task"]
-        chosen = self._found.get("chosen") or state.get("chosen")
-        recipe: Recipe = chosen or fitting(state["request"].recipes, task)
+        recipe = self._chosen() or recipe_of(state)
         self._beat = time.monotonic()
         known = state.get("evidence") is not None or "evidence" in self._found
         guarded = state["request"].arm == "auto" and begins_on_halves(task, recipe)
@@ -151,7 +159,14 @@ class _Work:
             return recipe
         self._found = await seek_first(state, self.context, partial(self._emit, phase="halves"), self._hold)
         self.searched += self._found.pop("steps")
-        return self._found.get("chosen") or (undoubted(task, recipe) if recipe.search else recipe)
+        return self._chosen() or (undoubted(task, recipe) if recipe.search else recipe)
+
+    def _chosen(self) -> Recipe | None:
+        """What a search has found, now or before the decision, for as long a training as was decided on."""
+        state = self.state
+        short = recipe_of(state) != fitting(state["request"].recipes, state["task"])
+        name: Literal["shorter", "chosen"] = "shorter" if short else "chosen"
+        return self._found.get(name) or state.get(name)
 
     async def _train(self, recipe: Recipe, folder: Path, name: str) -> _Made:
         """On from the probe's steps, or from steps on halves."""

@@ -43,6 +43,8 @@ class Searched:
 
     recipe: Recipe
     """With the number of steps that pays."""
+    shorter: Recipe | None
+    """The same for the shorter training; None where the recipe that the search began at offers none."""
     evidence: CrossFitResult
     """Of the chosen candidate at its last rung; of one that replaced the default, less what the choice flatters
     it by. Tokens and seconds are those of all candidates."""
@@ -115,10 +117,11 @@ class Race:
         (chosen,) = await self._choose(alive)
         self._say(chosen, "chosen")
         verdicts = await self._carried(chosen)
-        steps = self._steps(chosen)
+        steps, recipe = self._steps(chosen), kept(chosen.recipe, verdicts)
         begin = await self.engine.run(chosen.finish)
         return Searched(
-            lasting(kept(chosen.recipe, verdicts), steps, chosen.steps),
+            lasting(recipe, steps, chosen.steps),
+            self._shorter(chosen, recipe),
             self._evidence(chosen),
             tuple(zip(chosen.rungs, chosen.judged, strict=True)),
             tuple(self.trials),
@@ -269,6 +272,15 @@ class Race:
             return steps
         affordable = chosen.steps + int(self._left / self._whole_step_tokens(chosen))
         return max(steps, min(math.ceil(LONGEST * steps), affordable))
+
+    def _shorter(self, chosen: Entrant, recipe: Recipe) -> Recipe | None:
+        """The shorter training by what was chosen; where more does not pay, it is shorter still."""
+        short = recipe.shorter
+        if short is None:
+            return None
+        pay = pays(self._before(chosen).logprob, chosen.logprob)
+        steps = short.steps if pay else min(short.steps, chosen.steps + math.ceil(TAIL * short.steps))
+        return lasting(short, max(steps, chosen.steps + 1), chosen.steps)
 
     def _why_so_long(self, chosen: Entrant, steps: int) -> str:
         before = self._before(chosen).logprob

@@ -22,6 +22,8 @@ Data = Literal["sampled", "leave-one-out", "leave-two-out"]
 Form = Literal["in-context", "direct", "prefix"]
 Loss = Literal["all-outputs", "last-output", "all-tokens"]
 Rows = Literal["plain", "indexed", "long-indexed"]
+SHORT = "-short"
+"""Ends the name of a shorter training."""
 LONG = 40
 """Cells of a row, on average over the demonstrations, from which on it is long."""
 
@@ -82,6 +84,9 @@ class Recipe:
     rows: Rows = "plain"
     """How single rows of cells are written: `indexed` with a letter before every few cells (see `prompts`), `long-indexed`
     so where they are long."""
+    short: int = 0
+    """Steps of a shorter training (`shorter`) that a policy may choose in its place after the same probe; 0, or as many as
+    `steps`, offers none."""
     search: float = 0.0
     """0 trains with these values. Otherwise they are where a search starts (see `search`), and this bounds further
     candidates and steps beyond these, as a multiple of the tokens of training with these values."""
@@ -105,6 +110,7 @@ class Recipe:
     def id(self) -> str:
         """Name and hash of all values, e.g. `standard-3f2a9c01`."""
         named = asdict(self)
+        del named["short"]  # changes no training by this recipe itself
         if (
             self.rows == "plain"
         ):  # as before there was this key: adapters that were trained then are still found
@@ -114,6 +120,16 @@ class Recipe:
 
     def with_steps(self, steps: int) -> Recipe:
         return replace(self, steps=steps)
+
+    @property
+    def shorter(self) -> Recipe | None:
+        """The shorter training, under a name of its own: its rate rises for as many steps, but for a third of them at most."""
+        if not 0 < self.short < self.steps:
+            return None
+        rising = min(self.warmup * self.steps, self.short / 3)
+        return replace(
+            self, name=f"{self.name}{SHORT}", steps=self.short, warmup=rising / self.short, short=0
+        )
 
     @property
     def probed(self) -> int:
@@ -154,6 +170,7 @@ RANGES: dict[str, tuple[Any, str]] = {
     "form": _one_of(Form),
     "loss": _one_of(Loss),
     "rows": _one_of(Rows),
+    "short": _NOT_NEGATIVE,
     "search": (lambda value: value == 0 or 1 <= value < math.inf, "0 or a number of at least 1"),
 }
 """What each value must be, and that in words."""
@@ -200,13 +217,16 @@ _QUICK = (
 )
 """Half the steps of `standard`."""
 _AUTO = (
-    replace(TEXT, name="auto", search=1.15),
-    replace(CELLS, name="auto", search=1.15, steps=60, warmup=0.33, rows="long-indexed"),
+    replace(TEXT, name="auto", search=1.08, steps=32, warmup=0.05, short=16),
+    replace(CELLS, name="auto", search=1.15, steps=60, warmup=0.33, short=30, rows="long-indexed"),
 )
-"""Looks at what the first steps of `standard` have taught, and goes on accordingly. Of cells it takes half as many again,
-since it mirrors from the eleventh on, if at all; the rate rises over as many steps, since a look at steps of a lower
-one sees less."""
-_THOROUGH = (replace(_AUTO[0], name="thorough", search=3.0), replace(_AUTO[1], name="thorough", search=3.0))
+"""Looks at what the first steps of `standard` have taught, and goes on accordingly, for one of two lengths. Of cells the longer
+takes half as many steps again as `standard`, since it mirrors from the eleventh on, if at all; the rate rises over as many
+steps, since a look at steps of a lower one sees less. Of texts twice as many: some rules are only learned then."""
+_THOROUGH = (
+    replace(TEXT, name="thorough", search=3.0),
+    replace(_AUTO[1], name="thorough", search=3.0, short=0),
+)
 """`auto` with room for other recipes."""
 _DIRECT = _derived("direct", form="direct", batch=5)
 """Five single demonstrations a step; the published ablation finds it worse than in-context sequences."""

@@ -28,7 +28,8 @@ def collect(
     queries: Annotated[int, typer.Option("--queries", min=1, help="Queries per task.")] = 128,
     demos: Annotated[int, typer.Option("--demos", min=1, help="Demonstrations per task.")] = 10,
     arms: Annotated[
-        str, typer.Option("--arms", metavar="A,B", help="Of icl, ttt, zero-shot; icl is always run.")
+        str,
+        typer.Option("--arms", metavar="A,B", help="Of icl, ttt, ttt:short, zero-shot; icl is always run."),
     ] = "icl,ttt",
     metric: Annotated[
         str, typer.Option("--metric", help="exact, normalised, numeric or your own module:function.")
@@ -48,7 +49,8 @@ def collect(
     """Run every arm on every task and write down what came of it.
 
     Each row has all signals, the probe, and each arm's accuracy and seconds: what policies are fitted and
-    judged on. Rows hold no text of the tasks. Stopped, the same command goes on where it was.
+    judged on. Rows hold no text of the tasks. Stopped, the same command goes on where it was;
+    with further arms it adds these to the rows that are there.
 
     \b
     Examples:
@@ -70,6 +72,7 @@ def collect(
         reporter.say(f"Loading {settings.model}")
         done = run(paths or [], options, settings, Follower(reporter))
     before = f", {done.there} were there" if done.there else ""
+    before += f" and {done.completed} of them have further arms now" if done.completed else ""
     print(f"{done.rows} new rows in {out}{before}.", file=sys.stderr)
     if done.failed:
         told = "; ".join(done.failed)
