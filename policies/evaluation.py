@@ -13,6 +13,7 @@ The best fixed arm is chosen in hindsight, on these very rows. Rows know no guar
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from policies.learned import DEFAULT_CONFIDENCE, Learned, fit
 from policies.outcomes import SAMPLE, ArmOutcome, TaskOutcome
 from policies.replay import before_training_s, replay
 from policies.rule import Rule
-from policies.types import ArmName, Policy
+from policies.types import SHORT, ArmName, Policy
 from policies.utility import WORTH, worth
 
 Holdout = Literal["family", "collection", "task"]
@@ -112,12 +113,12 @@ def evaluate(
     """
     for name, value in worths.items():
         worth(worth_s=value) if value else worth(name)
-    usable = [row for row in rows if "icl" in row.arms]
+    usable = comparable(rows)
     arms = common_arms(usable)
     policies = cross_fitted(usable, by, confidence=confidence, seed=seed, progress=progress)
     families = FamilyBootstrap([row.family for row in usable], seed)
     strong = strong_arm(usable, arms)
-    offered = ("icl", strong)
+    offered = offered_arms(arms, strong)
     report: dict[str, Any] = {
         "held_out": by,
         "n_rows": len(usable),
@@ -155,9 +156,26 @@ def common_arms(rows: Sequence[TaskOutcome]) -> tuple[ArmName, ...]:
     return ("icl", *sorted(shared - {"icl"}))
 
 
+def comparable(rows: Sequence[TaskOutcome]) -> list[TaskOutcome]:
+    """Rows that have icl and a common arm of training. Episodes of a router have the training that was taken: where no
+    arm is in all of them, these are the rows with the commonest."""
+    usable = [row for row in rows if "icl" in row.arms]
+    having = Counter(arm for row in usable for arm in row.arms if arm.startswith("train:"))
+    if not having or max(having.values()) == len(usable):
+        return usable
+    commonest = max(sorted(having), key=having.__getitem__)
+    return [row for row in usable if commonest in row.arms]
+
+
+def offered_arms(arms: Sequence[ArmName], strong: ArmName) -> tuple[ArmName, ...]:
+    """What a router offers a policy: icl and, of one recipe, the training and its shorter one; of these `arms`."""
+    recipe = strong.removesuffix(SHORT)
+    return ("icl", *(arm for arm in (recipe, f"{recipe}{SHORT}") if arm in arms))
+
+
 def strong_arm(rows: Sequence[TaskOutcome], arms: Sequence[ArmName]) -> ArmName:
-    """The arm of training that answers best, mean over families: what a policy may choose beside icl. A router offers
-    one recipe; a policy that picks among several, or zero-shot, would win with what it never has."""
+    """The arm of training that answers best, mean over families: its recipe is what a policy may choose beside icl. A
+    policy that picks among several, or zero-shot, would win with what it never has."""
     families = FamilyBootstrap([row.family for row in rows], resamples=1)
     return max((a for a in arms if a.startswith("train:")), key=lambda a: families.mean(_correct(rows, a)))
 
@@ -175,9 +193,9 @@ def all_ways(
 
     Args:
         policies: one a row, each without that row's family.
-        strong: the arm of training that the policies choose beside icl; random and threshold escalate to it.
+        strong: the arm of training whose recipe the policies choose beside icl; random and threshold escalate to it.
     """
-    rule, offered = Rule(), ("icl", strong)
+    rule, offered = Rule(), offered_arms(arms, strong)
     families = FamilyBootstrap([row.family for row in rows], resamples=1)
     ways = {f"always {arm}": fixed(rows, arm) for arm in arms}
     ways["rule"] = replayed(rows, [rule] * len(rows), offered, worth_s)
@@ -361,8 +379,9 @@ def learning_curve(
     Each entry has `families`, the mean `utility` over subsets and its least and greatest, all on the families
     that the subset leaves out.
     """
-    usable = [row for row in rows if "icl" in row.arms]
-    offered = ("icl", strong_arm(usable, common_arms(usable)))
+    usable = comparable(rows)
+    arms = common_arms(usable)
+    offered = offered_arms(arms, strong_arm(usable, arms))
     names = sorted({row.family for row in usable})
     rng, curve = np.random.default_rng(seed), []
     for size in sizes:

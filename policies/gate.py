@@ -1,7 +1,7 @@
 """Which policy is in force: a candidate must beat the incumbent on paired evidence, and keep its promise.
 
 Evidence is shadow outcomes: rows in which every arm was run, so that both policies' choices on the same task
-have known outcomes. They choose between icl and one arm of training, as in a router. Families that the candidate was fitted on count only where the rows are exactly those of
+have known outcomes. They choose between icl and one recipe's trainings, as in a router. Families that the candidate was fitted on count only where the rows are exactly those of
 its fit; then each family is decided by a refit without it. Families that the incumbent was fitted on are in
 its favour, which is the careful side.
 """
@@ -16,7 +16,16 @@ import numpy as np
 from scipy.special import stdtrit
 
 from policies.errors import PolicyError
-from policies.evaluation import common_arms, cross_fitted, fixed, n_queries, replayed, strong_arm
+from policies.evaluation import (
+    common_arms,
+    comparable,
+    cross_fitted,
+    fixed,
+    n_queries,
+    offered_arms,
+    replayed,
+    strong_arm,
+)
 from policies.families import FamilyBootstrap
 from policies.features import Array
 from policies.learned import Learned
@@ -57,7 +66,7 @@ def gate(
     """
     usable, policies = _fair(candidate, rows, progress)
     arms = common_arms(usable)
-    offered = ("icl", strong_arm(usable, arms))
+    offered = offered_arms(arms, strong_arm(usable, arms))
     queries, families = n_queries(usable), FamilyBootstrap([row.family for row in usable])
 
     def utility(of: Sequence[Policy]) -> Array:
@@ -105,7 +114,7 @@ def _fair(
     candidate: Learned, rows: Sequence[TaskOutcome], progress: Callable[[int, int], None]
 ) -> tuple[list[TaskOutcome], list[Learned]]:
     """Rows that may judge the candidate, and for each the policy to judge: itself, or a refit without the family."""
-    usable = [row for row in rows if "icl" in row.arms]
+    usable = comparable(rows)
     if hash_rows(rows) == candidate.provenance.rows_sha256:
         how = candidate.provenance.base_model
         return usable, cross_fitted(

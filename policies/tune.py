@@ -31,9 +31,11 @@ from policies.evaluation import (
     Way,
     all_ways,
     common_arms,
+    comparable,
     cross_fitted,
     fixed,
     n_queries,
+    offered_arms,
     replayed,
     strong_arm,
 )
@@ -144,7 +146,7 @@ def tune(
     Raises:
         PolicyError: fewer than eight families, or rows without icl or an arm of training.
     """
-    usable = [row for row in rows if "icl" in row.arms]
+    usable = comparable(rows)
     notes: list[str] = []
     deciders: list[Tunable]
     if isinstance(policy, Learned) and {row.family for row in usable} & set(policy.provenance.families):
@@ -186,7 +188,7 @@ def tune(
     )
     for w, c in grid:
         eager = [with_confidence(d, c) if aim.goal == "harm" else d for d in deciders]
-        way = replayed(usable, eager, ("icl", strong), w)
+        way = replayed(usable, eager, offered_arms(arms, strong), w)
         settings.append(_setting(way, usable, families, aim, w, c))
     ways: dict[str, Way] = all_ways(usable, deciders, arms, strong, worth_s, seed)
     baselines = {

@@ -99,7 +99,9 @@ LOCATION = "location"
 
 
 ArmName = str
-"""`zero-shot`, `icl`, `reuse:<adapter>`, `train:<recipe>`."""
+"""`zero-shot`, `icl`, `reuse:<adapter>`, `train:<recipe>`, `train:<recipe>-short`."""
+SHORT = "-short"
+"""Ends the name of the arm that is a recipe's shorter training."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def collect(
                     append(options.out, outcome(one, report, model["revision"], machine))
                     added += 1
                 else:
-                    row = replace(before, arms={**before.arms, **_outcomes(report, {})})
+                    row = replace(before, arms={**before.arms, **at_its_pace(before, _outcomes(report, {}))})
                     rows[row.family, row.seed] = parse_row(as_json(row), f"The outcome of {row.family}")
             except (TrainingFailed, TaskError, PolicyError) as error:
                 failed.append(f"{one.family.name} seed {one.seed}: {error}")
@@ -229,6 +229,27 @@ def _outcomes(report: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[ArmNa
     return arms
 
 
+def at_its_pace(row: TaskOutcome, further: Mapping[ArmName, ArmOutcome]) -> dict[ArmName, ArmOutcome]:
+    """Further arms with the seconds that they would have taken when the row was made. A machine's speed swings by two; so
+    where both have trained, these are scaled by what the same work has taken then and now: the beginning of a training,
+    and answering with its adapter."""
+    then = [_same_work_s(arm) for arm in row.arms.values()]
+    known = [seconds for seconds in then if seconds]
+    found = {}
+    for name, arm in further.items():
+        now = _same_work_s(arm)
+        pace = mean(known) / now if known and now else 1.0
+        parts = {part: pace * seconds for part, seconds in arm.seconds_parts.items()}
+        found[name] = replace(arm, seconds=pace * arm.seconds, seconds_parts=parts)
+    return found
+
+
+def _same_work_s(arm: ArmOutcome) -> float:
+    """Of an arm that trains, what any length of training takes; 0 where that is not known."""
+    parts = arm.seconds_parts
+    return parts[BY_PROBE] + parts["answer"] if {BY_PROBE, "answer"} <= set(parts) else 0.0
+
+
 def collection_of(family: Family) -> str:
     """The benchmark that a family is from; of other families, the folder that its file is in."""
     return family.collection if family.collection in ("bbh", "arc", "1d-arc") else family.folder
@@ -265,7 +286,9 @@ def _outcomes_of(way: Way, recipe: str) -> set[str]:
         if None in trained:
             raise RouterError(f"The recipe {pair[0].name!r} offers no shorter training; leave ttt:short out.")
         return {f"train:{one.name}" for one in trained if one is not None}
-    return {f"{way.arm}:calibrated" if way.calibrated else f"{way.arm}:{way.shots}"}
+    if way.calibrated:
+        return {f"{way.arm}:calibrated"}
+    return {f"{way.arm}:{way.shots}" if way.shots else way.arm}
 
 
 def _command(

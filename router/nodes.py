@@ -27,6 +27,7 @@ from router.reuse import (
     in_use,
     knows_a_query,
     recipe_of,
+    serves,
     subset_candidate,
     verified,
 )
@@ -78,7 +79,7 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     if request.arm in ("auto", "ttt") and state["task"].demonstrations:
         for key in adapter_keys(state, runtime.context):
             row = adapters.find(key)
-            if row is None or not (row.accepted or request.outright):
+            if row is None or not (row.accepted or request.outright) or not serves(row, state):
                 continue
             if knows_a_query(row, state):
                 notes.append(

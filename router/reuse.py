@@ -28,6 +28,8 @@ LEASE_S = 30.0
 POLL_S = 0.25
 STARTED = "+start"
 """Ends the recipe in the key of an adapter whose training began at other tasks' adapters."""
+VALUE = "value_s"
+"""Of a shorter training's adapter: what the question that it was trained for was worth."""
 SEEN = "seen_inputs"
 """Of such an adapter's report: hashes of all inputs that those have learned from. The report is published with the row."""
 
@@ -56,10 +58,26 @@ def adapter_key(state: State, context: Context) -> AdapterKey:
 
 
 def adapter_keys(state: State, context: Context) -> list[AdapterKey]:
-    """Keys of adapters that are for exactly this question: of a training from nothing and, where adapters of like
-    tasks are tried, of one that began at such."""
-    key = adapter_key(state, context)
-    return [key, from_start(key)] if state["request"].reuse else [key]
+    """Keys of adapters that are for exactly this question: of a training from nothing, where adapters of like tasks
+    are tried of one that began at such, and where the policy may choose it of the shorter training."""
+    request, key = state["request"], adapter_key(state, context)
+    short = fitting(request.recipes, state["task"]).shorter
+    begun = [from_start(key)] if request.reuse else []
+    shorter = [replace(key, recipe=short.id)] if short is not None and request.arm == "auto" else []
+    return [key, *begun, *shorter]
+
+
+def value_s(state: State) -> float:
+    """Seconds that getting all queries right would be worth, over those asked now and those expected later."""
+    request = state["request"]
+    return (len(request.queries) + request.expected_repeats) * request.worth_s
+
+
+def serves(row: AdapterRow, state: State) -> bool:
+    """Whether an adapter of this very task will do. That of a shorter training does for questions that are worth no more
+    than the one it was trained for, and where nothing is trained; else the policy decides anew."""
+    trained_for = row.report.get(VALUE)
+    return trained_for is None or state["request"].when != "wait" or value_s(state) <= trained_for
 
 
 def from_start(key: AdapterKey) -> AdapterKey:

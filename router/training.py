@@ -18,11 +18,13 @@ from router.receipt import Step
 from router.reuse import (
     LEASE_S,
     SEEN,
+    VALUE,
     adapter_key,
     from_start,
     lease_or_adapter,
     recipe_of,
     reference,
+    value_s,
     written_rows,
 )
 from router.state import State
@@ -129,6 +131,8 @@ class _Work:
                 plain |= {"seconds": made.seconds + before_s, "tokens": made.tokens + before}
                 plain["left_out"] = list(_left_out(state, recipe))
                 plain["rows"] = written_rows(state["task"], recipe)
+                if recipe_of(state) != fitting(state["request"].recipes, state["task"]):
+                    plain[VALUE] = value_s(state)
                 if begun_at is not None:
                     plain |= {"start": list(begun_at.adapters), SEEN: list(begun_at.seen_inputs)}
                 hashes = learned_from(state)

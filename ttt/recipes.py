@@ -85,8 +85,8 @@ class Recipe:
     """How single rows of cells are written: `indexed` with a letter before every few cells (see `prompts`), `long-indexed`
     so where they are long."""
     short: int = 0
-    """Steps of a shorter training (`shorter`) that a policy may choose in its place after the same probe; 0, or as many as
-    `steps`, offers none."""
+    """Steps of a shorter training (`shorter`) that a policy may choose in its place after the same probe; 0, as many
+    as `steps`, or no more than a probe takes offers none."""
     search: float = 0.0
     """0 trains with these values. Otherwise they are where a search starts (see `search`), and this bounds further
     candidates and steps beyond these, as a multiple of the tokens of training with these values."""
@@ -124,7 +124,7 @@ class Recipe:
     @property
     def shorter(self) -> Recipe | None:
         """The shorter training, under a name of its own: its rate rises for as many steps, but for a third of them at most."""
-        if not 0 < self.short < self.steps:
+        if not self.probed < self.short < self.steps:
             return None
         rising = min(self.warmup * self.steps, self.short / 3)
         return replace(

@@ -114,9 +114,13 @@ class Service:
         self.router, self.memory, self.options = router, memory, options
         self.in_flight = 0
         self.recipes: dict[str, tuple[Recipe, Recipe]] = {
-            recipe.id: pair for pair in (*RECIPES.values(), router.recipes) for recipe in pair
+            recipe.id: pair
+            for pair in (*RECIPES.values(), router.recipes)
+            for one in pair
+            for recipe in (one, one.shorter)
+            if recipe is not None
         }
-        """Those that adapters can be used of, by the id of either."""
+        """Those that adapters can be used of, by the id of either, or of its shorter training."""
         self.stop_at: float | None = None
         """`time.monotonic()` after which trainings end; set when the server is told to stop."""
         self.metrics = Metrics(lambda: self.in_flight, lambda: router.n_behind)

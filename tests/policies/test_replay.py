@@ -54,6 +54,25 @@ def test_what_the_probe_has_trained_is_paid_for_once() -> None:
     assert further_seconds(after, TRAIN) == pytest.approx(37.0)
 
 
+def test_trainings_of_one_probe_cost_what_is_left_of_each() -> None:
+    assert ROW.probe is not None
+    long = replace(TRAINED, seconds=46.0, seconds_parts={"train": 40.0, "answer": 6.0, "by_probe": 9.0})
+    short = replace(
+        TRAINED,
+        seconds=26.0,
+        seconds_parts={"search": 9.0, "train": 10.0, "answer": 7.0, "by_probe": 9.0},
+        correct=0.4,
+    )
+    row = replace(ROW, arms={"icl": ICL, TRAIN: long, f"{TRAIN}-short": short})
+    seen = situation_of(row, 30.0, probed=True)
+    assert seen.feasible == ("icl", TRAIN, f"{TRAIN}-short")
+    assert (seen.costs.left_s(TRAIN), seen.costs.left_s(f"{TRAIN}-short")) == (31.0, 10.0)
+    assert further_seconds(seen, f"{TRAIN}-short") == pytest.approx(16.0)
+    assert situation_of(row, 30.0, arms=("icl", f"{TRAIN}-short")).costs.train_s == 10.0
+    done = replay(AlwaysArm(f"{TRAIN}-short"), row, 30.0)
+    assert (done.correct, done.seconds) == (0.4, pytest.approx(ICL.seconds + ROW.probe.seconds + 17.0))
+
+
 def test_without_a_probe_to_go_on_from_a_training_is_whole() -> None:
     parts = {"train": 40.0, "answer": 6.0, "by_probe": 9.0}
     trained = replace(TRAINED, seconds=46.0, seconds_parts=parts)

@@ -28,6 +28,8 @@ LABELS = Task(tuple(Demonstration(f"in {i}", "yes" if i % 2 else "no") for i in 
         ("icl:3@5", Way("icl", shots=3, votes=5)),
         ("ttt:quick", Way("ttt", recipe="quick")),
         ("ttt:my/own.toml@3", Way("ttt", recipe="my/own.toml", votes=3)),
+        ("ttt:short", Way("ttt", short=True)),
+        ("ttt:short@5", Way("ttt", short=True, votes=5)),
         ("zero-shot@2", Way("zero-shot", votes=2)),
     ],
 )

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from policies.outcomes import TaskOutcome, read_rows
+from policies.outcomes import ArmOutcome, TaskOutcome, read_rows
 from policies.types import SIGNALS_VERSION
 from router.agent import Router
-from router.collect import Collected, CollectOptions, Shadow, collect
+from router.collect import Collected, CollectOptions, Shadow, at_its_pace, collect
 from router.errors import RouterError
 from router.evaluate import Progress
 from router.events import Decided, ICLDone, TrainingStep
 from router.outcome_file import command_file, machine_name
 from router.settings import Settings
+from tests.policies.simulated import simulate
 from tests.router.conftest import QUICK, WILD
 from ttt.crossfit import folds
 from ttt.errors import TaskError
@@ -26,6 +27,8 @@ from ttt.formats import read_family
 from ttt.pools import sample, split
 from ttt.recipes import RECIPES
 from ttt.task import Demonstration, Task, clean_task
+
+SIMULATED = simulate(2)
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_a_row_has_all_signals_and_what_every_arm_came_to(
 ) -> None:
     family = write_family(tmp_path / "words", "secret-stem")
     done = collect([family], replace(options, arms=("ttt", "zero-shot")), settings)
-    assert done == Collected(1, 0, ())
+    assert done == Collected(1, 0, 0, ())
     (row,) = rows_of(options)
     task = sample(split(read_family(family)), 4, 3, 0).task
     assert (row.family, row.collection, row.seed) == ("secret-stem", "words", 0)
@@ -132,11 +135,55 @@ def test_rows_grow_by_seeds_and_go_on_where_they_stopped(
         settings,
         lambda p: begun.append((p.family, p.seed)) if (p.row, p.event) == (None, None) else None,
     )
-    assert done == Collected(2, 2, ()) and begun == [("aa", 1), ("bb", 1)]
+    assert done == Collected(2, 0, 2, ()) and begun == [("aa", 1), ("bb", 1)]
     assert options.out.read_bytes().startswith(first)
     assert [(r.family, r.seed) for r in rows_of(options)] == [("aa", 0), ("bb", 0), ("aa", 1), ("bb", 1)]
     more = collect([*paths, write_family(tmp_path / "f", "cc")], replace(options, seeds=1), settings)
-    assert more == Collected(1, 4, ()), "more families may be added"
+    assert more == Collected(1, 0, 4, ()), "more families may be added"
+
+
+def test_further_arms_are_added_to_the_rows_that_are_there(
+    settings: Settings, options: CollectOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = replace(QUICK, name="two", short=10)
+    monkeypatch.setitem(RECIPES, "two", (two, two))
+    settings = replace(settings, recipe="two")
+    paths = [write_family(tmp_path / "f", name) for name in ("aa", "bb")]
+    assert collect(paths, replace(options, arms=("icl", "ttt")), settings).rows == 2
+    before = rows_of(options)
+    asked = replace(options, arms=("icl", "ttt", "ttt:short"))
+
+    def stop_in_the_second(progress: Progress) -> None:
+        if progress.number == 2 and progress.event is not None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(paths, asked, settings, stop_in_the_second)
+    assert [len(row.arms) for row in rows_of(options)] == [3, 2]
+    assert collect(paths, asked, settings) == Collected(0, 1, 2, ())
+    after = rows_of(options)
+    assert [replace(row, arms=old.arms) for row, old in zip(after, before, strict=True)] == before
+    for row, old in zip(after, before, strict=True):
+        assert dict(list(row.arms.items())[:2]) == dict(old.arms) and list(row.arms)[2] == "train:two-short"
+        long, short = row.arms["train:two"].seconds_parts, row.arms["train:two-short"].seconds_parts
+        assert short["by_probe"] + short["answer"] == pytest.approx(long["by_probe"] + long["answer"])
+    assert json.loads(command_file(options.out).read_text())["arms"] == ["icl", "ttt", "ttt:short"]
+    assert collect(paths, asked, settings) == Collected(0, 0, 2, ())
+    with pytest.raises(RouterError, match="were made with arms"):
+        collect(paths, replace(options, arms=("icl", "ttt")), settings)
+
+
+def test_a_further_arm_has_the_pace_of_its_row() -> None:
+    """Where no common work was timed, its seconds stay as they are."""
+    at_once = ArmOutcome(0.5, 3, 20.0, {"by_probe": 4.0, "train": 14.0, "answer": 6.0})
+    slow = ArmOutcome(0.5, 3, 30.0, {"by_probe": 8.0, "train": 18.0, "answer": 12.0})
+    row = SIMULATED.rows[0]
+    known = replace(row, arms={"icl": row.arms["icl"], "train:two": at_once})
+    (found,) = at_its_pace(known, {"train:two-short": slow}).values()
+    assert found.seconds == 15.0 and found.seconds_parts == {"by_probe": 4.0, "train": 9.0, "answer": 6.0}
+    bare = replace(slow, seconds_parts={"train": 18.0, "answer": 12.0})
+    assert at_its_pace(known, {"x": bare}) == {"x": bare}
+    assert at_its_pace(row, {"x": slow}) == {"x": slow}
 
 
 def test_rows_made_otherwise_are_refused(settings: Settings, options: CollectOptions, tmp_path: Path) -> None:
@@ -146,7 +193,6 @@ def test_rows_made_otherwise_are_refused(settings: Settings, options: CollectOpt
     for changed in (
         replace(options, queries=2),
         replace(options, demonstrations=5),
-        replace(options, arms=("icl", "ttt")),
         replace(options, metric="numeric"),
     ):
         with pytest.raises(RouterError, match="were made with .* now it is .* name another file"):
@@ -168,7 +214,7 @@ def test_rows_made_otherwise_are_refused(settings: Settings, options: CollectOpt
 def test_a_preference_changes_no_row(settings: Settings, options: CollectOptions, tmp_path: Path) -> None:
     paths = [write_family(tmp_path, "aa")]
     collect(paths, options, settings)
-    assert collect(paths, options, replace(settings, prefer="fast")) == Collected(0, 1, ())
+    assert collect(paths, options, replace(settings, prefer="fast")) == Collected(0, 0, 1, ())
 
 
 def test_a_task_that_fails_gets_no_row_and_the_others_go_on(
@@ -283,7 +329,7 @@ def test_stored_tasks_ask_themselves_half_by_half_with_no_label(
         again = tuple(Demonstration(f"at {i // 2}", f"{i}") for i in range(14))
         agent.ask(Task(again, name="grew"), ["at 99"], arm="icl")
     asked = replace(options, stored=True, seeds=2, arms=("icl", "ttt"), demonstrations=99, queries=99)
-    assert collect([], asked, home) == Collected(4, 0, ()), "two families of one name"
+    assert collect([], asked, home) == Collected(4, 0, 0, ()), "two families of one name"
     (one, other), twice = (
         [r for r in rows_of(options) if (r.n_demonstrations == 7) is k] for k in (False, True)
     )
@@ -292,7 +338,7 @@ def test_stored_tasks_ask_themselves_half_by_half_with_no_label(
     assert {one.n_demonstrations, other.n_demonstrations} == {4, 5}
     assert all(0 < row.arms["icl"].n_queries < 7 for row in twice), "no query is shown with another output"
     assert one.arms["icl"].n_queries == 9 - one.n_demonstrations and "train:quick" in one.arms
-    assert collect([], asked, home) == Collected(0, 4, ()), "gone on with"
+    assert collect([], asked, home) == Collected(0, 0, 4, ()), "gone on with"
     parts = folds(clean_task(Task(pairs))[0], 0)
     assert [row.task for row in (one, other)] == [part.task.fingerprint for part in parts]
 

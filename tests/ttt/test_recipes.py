@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import policies.types
+import ttt.recipes
 from tests.ttt.conftest import letters_task
 from ttt.errors import TaskError
 from ttt.measure import TaskSize
@@ -39,6 +41,22 @@ def table() -> str:
 def test_recipes_keep_their_names_where_a_new_key_says_nothing() -> None:
     """Their adapters are found again."""
     assert TEXT.id == "standard-000a7c0d" and replace(TEXT, rows="indexed").id != TEXT.id
+
+
+def test_a_shorter_training_is_a_recipe_of_its_own_and_changes_no_other() -> None:
+    text, cells = RECIPES["auto"]
+    assert replace(text, short=0).id == text.id, "adapters of the recipe itself are found as before"
+    for long in (text, cells):
+        short = long.shorter
+        assert short is not None and short.shorter is None and short.id != long.id
+        assert (short.name, short.steps) == (f"auto{ttt.recipes.SHORT}", long.short)
+        assert short.probed == long.probed, "the probe is the beginning of both"
+    short = text.shorter
+    assert short is not None and (short.steps, round(short.warmup * short.steps, 9)) == (16, 1.6)
+    short = cells.shorter
+    assert short is not None and (short.steps, round(short.warmup * short.steps, 9)) == (30, 10.0)
+    assert [replace(TEXT, short=n).shorter for n in (0, TEXT.probe_steps, TEXT.steps)] == [None] * 3
+    assert ttt.recipes.SHORT == policies.types.SHORT
 
 
 def test_the_table_of_the_documents_is_that_of_the_values() -> None:
