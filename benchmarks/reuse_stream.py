@@ -1,4 +1,4 @@
-"""A stream of tasks of a few families, every one trained: what adapters of like tasks save, and what that costs.
+"""A stream of tasks of a few families: what adapters of like tasks save, and what that costs.
 
     python benchmarks/reuse_stream.py FAMILY… --out stream.json [--tasks 60] [--instances 5] [--queries 32]
 
@@ -9,7 +9,9 @@ own that begins empty. Families are folders or files; the first that have enough
 
 Seconds of training are those of the steps `neighbours`, `search` and `train`: with reuse, trying other tasks' adapters
 counts. The goals: at most 40 % of the seconds without, and accuracy not inferior (a paired 95 % interval over resampled
-families whose lower end is above −2 points). Stopped, the same command goes on where it was: the stores are kept
+families whose lower end is above −2 points). With `--arm auto` the second way is the router's own, at `--worth` seconds a
+correct answer: it may also answer in context, or train for less long. Of tasks whose family was there before, all
+seconds are compared, too (goal: 30 %). Stopped, the same command goes on where it was: the stores are kept
 beside `--out`. `--tables` prints the tables of what is there.
 """
 
@@ -40,7 +42,7 @@ from ttt.pools import Pools, sample, split  # noqa: E402
 from ttt.task import Task, canonical_text  # noqa: E402
 
 MODES = ("off", "near")
-GOAL_SECONDS, GOAL_POINTS = 0.40, -2.0
+GOAL_SECONDS, GOAL_POINTS, GOAL_SEEN = 0.40, -2.0, 0.30
 TRAINING = ("neighbours", "search", "train")
 MIN_QUERIES = 8
 
@@ -95,9 +97,10 @@ def stream(paths: Sequence[Path], given: argparse.Namespace) -> list[Instance]:
     return found[: given.tasks]
 
 
-def ask(router: Router, one: Instance, mode: str, seed: int) -> dict[str, Any]:
+def ask(router: Router, one: Instance, mode: str, given: argparse.Namespace) -> dict[str, Any]:
     """One row."""
-    receipt = router.ask(one.task, one.queries, arm="ttt", reuse=mode, seed=seed)
+    arm = given.arm if mode == "near" else "ttt"
+    receipt = router.ask(one.task, one.queries, arm=arm, reuse=mode, seed=given.seed, worth_s=given.worth)
     train, tried = receipt.step("train"), receipt.step("neighbours")
     return {
         "family": one.family,
@@ -130,6 +133,12 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         off, near = families.setdefault(pair["off"]["family"], ([], []))
         off += pair["off"]["correct"]
         near += pair["near"]["correct"]
+    came: set[str] = set()
+    seen = []
+    for (family, _), pair in by_task.items():
+        if family in came and len(pair) == len(MODES):
+            seen.append(pair)
+        came.add(family)
     d = paired_difference([families[name] for name in sorted(families)], seed=0, cluster=True)
     return {
         "tasks": len(both),
@@ -142,12 +151,22 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for mode in MODES
         },
         "points": [100 * d.mean, 100 * d.low, 100 * d.high],
+        "seen": {"tasks": len(seen), **{m: _seen(seen, m) for m in MODES}},
         "how": dict(Counter(how(pair["near"]) for pair in both)),
     }
 
 
+def _seen(pairs: Sequence[dict[str, dict[str, Any]]], mode: str) -> dict[str, float]:
+    """All seconds and the accuracy of one mode."""
+    correct = [c for pair in pairs for c in pair[mode]["correct"]]
+    seconds = sum(pair[mode]["seconds"] for pair in pairs)
+    return {"seconds": seconds, "accuracy": sum(correct) / max(1, len(correct))}
+
+
 def how(row: dict[str, Any]) -> str:
     """What became of a task with reuse."""
+    if row["arm"] == "icl":
+        return "answered in context"
     if row["arm"] == "reuse":
         return "answered by another's adapter"
     return "trained from nothing" if row["neighbours"].get("chosen") == "nothing" else "trained from there"
@@ -185,6 +204,14 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         f"Accuracy: {100 * found['accuracy']['near']:.1f} % with reuse, {100 * found['accuracy']['off']:.1f} % without: "
         f"{mean:+.1f} points ({low:+.1f} to {high:+.1f}; goal: lower end above {GOAL_POINTS:+.0f}).",
     ]
+    seen = found["seen"]
+    if seen["tasks"]:
+        off, near = seen["off"], seen["near"]
+        made.append(
+            f"{seen['tasks']} tasks whose family was there before, all seconds: {near['seconds']:.0f} of {off['seconds']:.0f}: "
+            f"{100 * near['seconds'] / off['seconds']:.0f} % (goal: at most {100 * GOAL_SEEN:.0f} %), right "
+            f"{100 * near['accuracy']:.1f} % in place of {100 * off['accuracy']:.1f} %."
+        )
     return "\n".join(made)
 
 
@@ -195,6 +222,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--recipe", default="standard")
+    parser.add_argument("--arm", choices=("ttt", "auto"), default="ttt", help="with reuse")
+    parser.add_argument("--worth", type=float, default=30.0, help="seconds that a correct answer is worth")
     parser.add_argument("--tasks", type=int, default=60)
     parser.add_argument("--instances", type=int, default=5, help="tasks of each family")
     parser.add_argument("--demos", type=int, default=10)
@@ -203,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tables", action="store_true", help="print the tables of --out and end")
     given = parser.parse_args(arguments)
-    names = ("model", "recipe", "tasks", "instances", "demos", "queries", "seed")
+    names = ("model", "recipe", "arm", "worth", "tasks", "instances", "demos", "queries", "seed")
     report = begin(given.out, {name: getattr(given, name) for name in names})
     rows: list[dict[str, Any]] = report["rows"]
     if given.tables:
@@ -248,7 +277,7 @@ def run(
         for mode in MODES:
             if (one.family, one.number, mode) in done:
                 continue
-            row = ask(opened[mode], one, mode, given.seed)
+            row = ask(opened[mode], one, mode, given)
             rows.append(row)
             report["summary"] = summary(rows)
             write(report, given.out)
