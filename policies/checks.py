@@ -81,7 +81,7 @@ def further_seconds(situation: Situation, arm: ArmName) -> float:
     costs = situation.costs
     if arm == stay_arm(situation):
         return costs.rest_s
-    if not arm.startswith("train:"):
+    if not arm.startswith("train:") or arm == situation.ready:
         return costs.answer_s
     probe_s = costs.probe_s if situation.probe_feasible and not situation.signals.probed else 0.0
     return probe_s + costs.left_s(arm) + costs.answer_s

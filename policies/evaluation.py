@@ -24,7 +24,7 @@ from policies.calibration import calibration, ranking
 from policies.errors import PolicyError
 from policies.families import FamilyBootstrap, Interval
 from policies.features import Array
-from policies.harm import TOLERATED, below, on_fresh, p_below, share
+from policies.harm import TOLERATED, below, check_fresh, on_fresh, p_below, share
 from policies.learned import DEFAULT_CONFIDENCE, Learned, fit
 from policies.outcomes import SAMPLE, ArmOutcome, TaskOutcome
 from policies.replay import before_training_s, replay
@@ -106,7 +106,7 @@ def evaluate(
     """The whole report, as JSON values.
 
     Args:
-        fresh: outcomes of the same tasks on other queries, to judge harm by (see `harm.on_fresh`).
+        fresh: outcomes of the same tasks on more queries, to judge harm by (see `harm.check_fresh`).
 
     Raises:
         PolicyError: rows that `fit` refuses, or without a common arm to train; or fresh rows of other tasks.
@@ -115,10 +115,12 @@ def evaluate(
         worth(worth_s=value) if value else worth(name)
     usable = comparable(rows)
     arms = common_arms(usable)
-    policies = cross_fitted(usable, by, confidence=confidence, seed=seed, progress=progress)
-    families = FamilyBootstrap([row.family for row in usable], seed)
     strong = strong_arm(usable, arms)
     offered = offered_arms(arms, strong)
+    if fresh:
+        check_fresh(usable, fresh, offered)
+    policies = cross_fitted(usable, by, confidence=confidence, seed=seed, progress=progress)
+    families = FamilyBootstrap([row.family for row in usable], seed)
     report: dict[str, Any] = {
         "held_out": by,
         "n_rows": len(usable),

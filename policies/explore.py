@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from policies.checks import check_finite
-from policies.types import Decision, Policy, Situation
+from policies.types import SHORT, Decision, Policy, Situation
 from policies.utility import expected_queries
 
 MAX_PROPENSITY = 0.5
@@ -54,7 +54,7 @@ class Exploring:
         """The policy's own decision; where it stays, perhaps with an arm to train in its shadow."""
         drawn = float(self._random.random())
         decision = self.policy.decide(situation)
-        arm = next((a for a in situation.feasible if a.startswith("train:")), None)
+        arm = next((a for a in situation.feasible if a.startswith("train:") and not a.endswith(SHORT)), None)
         if arm is None or decision.step != "answer" or decision.arm != "icl":
             return decision
         chance = self._chance(situation, decision.details)

@@ -1,8 +1,8 @@
 """Which families a way to answer leaves below in-context learning: beyond doubt, and by more than is tolerated.
 
 A figure of 32 queries says little of one family: of many some look harmed by chance. So each is tested, corrected for how many
-there are; and how often more than `TOLERATED` is lost is best read off other, more queries of the same tasks
-(`on_fresh`), which no decision rests on.
+there are; and how often more than `TOLERATED` is lost is best read off more queries of the same tasks (`on_fresh`). No
+decision rests on the right answers of any of them.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def p_below(rows: Sequence[TaskOutcome], correct: Array) -> dict[str, float]:
     from scipy.stats import hypergeom
 
     counts: dict[str, Array] = {}
-    for row, share in zip(rows, correct, strict=True):
+    for row, right in zip(rows, correct, strict=True):
         icl = row.arms["icl"]
         n = icl.n_queries
-        here = np.rint([icl.correct * n, share * n, n])
+        here = np.rint([icl.correct * n, right * n, n])
         counts[row.family] = counts.get(row.family, np.zeros(3)) + here
     return {
         family: float(hypergeom.cdf(way, 2 * n, icl + way, n))
@@ -81,28 +81,44 @@ def share(k: int, n: int) -> Interval:
     return Interval(k / n, low, high)
 
 
+def check_fresh(rows: Sequence[TaskOutcome], fresh: Sequence[TaskOutcome], arms: Sequence[ArmName]) -> None:
+    """Make sure that fresh rows can judge what is done on `rows` by any of `arms`.
+
+    Args:
+        fresh: rows of (some of) the same tasks, on whatever machine, with more queries.
+
+    Raises:
+        PolicyError: no task stands in both, or a fresh row has no outcome of one of the arms.
+    """
+    tasks = {_task(row) for row in rows}
+    if not any(_task(row) in tasks for row in fresh):
+        raise PolicyError(
+            f"None of the {len(fresh)} fresh rows is of a task of the {len(rows)} rows that are judged; collect them on "
+            "the same families and seeds, with more queries."
+        )
+    for row in fresh:
+        lacking = sorted(set(arms) - set(row.arms))
+        if lacking:
+            raise PolicyError(
+                f"The fresh row of {row.family} lacks an outcome of {lacking[0]}; collect it with that arm."
+            )
+
+
+def _task(row: TaskOutcome) -> tuple[str, str, int, str]:
+    return row.family, row.task, row.seed, row.model
+
+
 def on_fresh(
     rows: Sequence[TaskOutcome], fresh: Sequence[TaskOutcome], taken: Sequence[ArmName]
 ) -> dict[str, Any]:
-    """How much the arms that were taken on `rows` lose on other queries of the same tasks; plain values.
+    """How much the arms that were taken on `rows` lose on more queries of the same tasks; plain values.
 
     Args:
-        fresh: rows of (some of) the same tasks with queries of their own.
+        fresh: what `check_fresh` has let pass.
         taken: an arm a row.
-
-    Raises:
-        PolicyError: no task stands in both, or an arm that a fresh row has no outcome of.
     """
-    others = {row.key: row for row in fresh}
-    pairs = [(others[row.key], arm) for row, arm in zip(rows, taken, strict=True) if row.key in others]
-    if not pairs:
-        raise PolicyError(
-            f"None of the {len(fresh)} fresh rows is of a task of the {len(rows)} rows that are judged; collect them on "
-            "the same families and seeds."
-        )
-    lacking = next((pair for pair in pairs if not {"icl", pair[1]} <= set(pair[0].arms)), None)
-    if lacking is not None:
-        raise PolicyError(f"The fresh row of {lacking[0].family} lacks an outcome of icl or {lacking[1]}.")
+    others = {_task(row): row for row in fresh}
+    pairs = [(others[_task(row)], arm) for row, arm in zip(rows, taken, strict=True) if _task(row) in others]
     judged = [row for row, _ in pairs]
     correct = np.array([row.arms[arm].correct for row, arm in pairs])
     families = FamilyBootstrap([row.family for row in judged])

@@ -146,7 +146,11 @@ class Learned:
         options += [self._reuse(situation, arm) for arm in situation.feasible if arm.startswith(REUSE)]
         if situation.probe_feasible and not signals.probed:
             options += [
-                o for arm in trainable if arm in self.arms and (o := self._probe(situation, arm)) is not None
+                o
+                for arm in trainable
+                if arm in self.arms
+                and arm != situation.ready
+                and (o := self._probe(situation, arm)) is not None
             ]
         if not options:
             reason = f"No other arm is feasible: {stay} answers."
@@ -211,6 +215,7 @@ class Learned:
     def _take(self, situation: Situation, best: _Option) -> Decision:
         details = _details(situation, best)
         looks = situation.probe_feasible and not situation.signals.probed and best.arm in self.arms
+        looks = looks and best.arm != situation.ready
         if best.step == "probe" or (looks and "probe" in self.arms[best.arm].stages):
             why = (
                 "can change the decision and is worth its cost"

@@ -55,7 +55,7 @@ class Rule:
         """
         check_situation(situation)
         signals, stay = situation.signals, stay_arm(situation)
-        train, reuse = _first(situation, "train:"), _first(situation, "reuse:")
+        train, reuse = _first(situation, "train:"), _first(situation, "reuse:") or situation.ready
         if signals.n_demonstrations == 0:
             return self._stay(situation, f"There are no demonstrations to learn from: {stay} answers.")
         few = signals.n_demonstrations < MIN_DEMONSTRATIONS
@@ -110,11 +110,13 @@ class Rule:
                 self._choice(situation, reuse, self.gain.estimate_reuse(signals, situation.checked))[0],
             )
         best_s = best * expected_queries(situation) * situation.worth_s
-        return best_s - beyond_staying(situation, costs.probe_s + costs.train_s + costs.answer_s) > sure_s
+        return (
+            best_s - beyond_staying(situation, costs.probe_s + _left_s(situation) + costs.answer_s) > sure_s
+        )
 
     def _too_dear(self, situation: Situation) -> str:
         costs, n = situation.costs, expected_queries(situation)
-        seconds = costs.probe_s + costs.train_s + costs.answer_s
+        seconds = costs.probe_s + _left_s(situation) + costs.answer_s
         best = self.gain.estimate(situation.signals).optimistic
         return (
             f"training could add at best {best:.2f} correct answers per query over {_queries(n)}; "
@@ -144,6 +146,8 @@ class Rule:
     def _account(self, situation: Situation, arm: ArmName, gain: Gain) -> str:
         seconds, n = further_seconds(situation, arm), expected_queries(situation)
         what = "training" if arm.startswith("train:") else f"the checked adapter {arm.removeprefix('reuse:')}"
+        if arm == situation.ready:
+            what = "the adapter of a shorter training"
         if what == "training" and not situation.signals.probed:
             what = "training, judged without a probe,"
         return (
@@ -159,7 +163,7 @@ class Rule:
             f"a probe of {situation.costs.probe_s:.3g} s tells whether it does."
         )
         seconds = situation.costs.probe_s
-        details = _details(situation, gain, seconds + situation.costs.train_s + situation.costs.answer_s)
+        details = _details(situation, gain, seconds + _left_s(situation) + situation.costs.answer_s)
         return Decision("probe", None, 1.0, None, None, seconds, reason, self.version, details)
 
     def _take(self, situation: Situation, arm: ArmName, gain: Gain, reason: str) -> Decision:
@@ -185,7 +189,13 @@ class Rule:
 
 
 def _first(situation: Situation, prefix: str) -> ArmName | None:
-    return next((arm for arm in situation.feasible if arm.startswith(prefix)), None)
+    arms = (arm for arm in situation.feasible if arm.startswith(prefix) and arm != situation.ready)
+    return next(arms, None)
+
+
+def _left_s(situation: Situation) -> float:
+    """Of the training that counts here, after its probe."""
+    return situation.costs.left_s(_first(situation, "train:") or "")
 
 
 def _details(situation: Situation, gain: Gain, seconds: float) -> dict[str, float]:

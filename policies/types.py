@@ -137,6 +137,8 @@ class Situation:
     probe_feasible: bool
     worth_s: float
     """Seconds of compute that one more correct answer is worth."""
+    ready: ArmName | None = None
+    """One of them that trains and whose adapter is there: it costs an answer, and needs no probe."""
     checked: Signals | None = None
     """The signals with the check of the adapter that may be reused in place of a probe, on the demonstrations that it has
     not seen; None where none may be, or one demonstration has judged it."""

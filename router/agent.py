@@ -24,7 +24,7 @@ from router.behind import Behind
 from router.errors import RouterError
 from router.events import Done, Event
 from router.feedback import attach_outcomes
-from router.receipt import SHADOW, Receipt
+from router.receipt import READY, SHADOW, Receipt
 from router.settings import Settings, changed, read_settings
 from router.state import Request
 from store.errors import translated
@@ -196,7 +196,7 @@ class Router:
         with untraced(self.settings.tracing):
             stream: Any = self.graph.astream({"request": request}, context=context, stream_mode="custom")
             async for event in stream:
-                if behind and isinstance(event, Done) and not event.receipt.adapter:
+                if behind and isinstance(event, Done) and _leaves_more(event.receipt):
                     again: dict[str, Any] = {
                         "arm": arm,
                         "worth_s": request.worth_s,
@@ -341,6 +341,12 @@ class Router:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _leaves_more(receipt: Receipt) -> bool:
+    """Whether a training behind the answer may be of use: there is no adapter yet, or a shorter training's."""
+    looked = receipt.step("look-up")
+    return not receipt.adapter or (looked is not None and READY in looked.detail)
 
 
 def _receipt(last: Event) -> Receipt:

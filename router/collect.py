@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from policies.checks import stay_arm
 from policies.errors import PolicyError
 from policies.outcomes import BY_PROBE, SAMPLE, ArmOutcome, ProbeOutcome, TaskOutcome, as_json, parse_row
-from policies.types import LOCATION, MEASURED, SCALARS, SIGNALS_VERSION, ArmName, Decision, Situation
+from policies.types import LOCATION, MEASURED, SCALARS, SHORT, SIGNALS_VERSION, ArmName, Decision, Situation
 from router.arms import Way, parse_arm
 from router.errors import RouterError
 from router.evaluate import Drawn, EvaluateOptions, Progress, draw, run_arms
@@ -66,7 +66,7 @@ class Collected:
     there: int
     """Rows that the file had before."""
     failed: tuple[str, ...]
-    """Tasks without a row: family, seed and why. The next run tries them again."""
+    """Tasks without a row, or without a further arm: family, seed and why. The next run tries them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +129,10 @@ def collect(
         machine = machine_name(str(loaded.model.device), str(loaded.model.dtype).removeprefix("torch."))
         check_command(options.out, _command(options, settings, model, machine), bool(there))
         check_tasks(there, [(one.family.name, one.seed, task_fingerprint(one)) for one in drawn], options.out)
-        rows = {(row.family, row.seed): row for row in there}
+        rows = {row.key: row for row in there}
+        lacking = {(row.family, row.seed): row for row in there}
         for number, one in enumerate(drawn, start=1):
-            before = rows.get((one.family.name, one.seed))
+            before = lacking.get((one.family.name, one.seed))
             wanted = asked if before is None else _lacking(before, asked, settings.recipe)
             if not wanted.arms:
                 continue
@@ -141,15 +142,20 @@ def collect(
                 with _store_of_its_own(agent, Path(own)):
                     report = run_arms(agent, one, wanted, here, on_event)
                 if before is None:
-                    append(options.out, outcome(one, report, model["revision"], machine))
-                    added += 1
+                    row = outcome(one, report, model["revision"], machine)
                 else:
-                    row = replace(before, arms={**before.arms, **at_its_pace(before, _outcomes(report, {}))})
-                    rows[row.family, row.seed] = parse_row(as_json(row), f"The outcome of {row.family}")
+                    whole = replace(
+                        before, arms={**before.arms, **at_its_pace(before, _outcomes(report, {}))}
+                    )
+                    row = parse_row(as_json(whole), f"The outcome of {whole.family}")
             except (TrainingFailed, TaskError, PolicyError) as error:
                 failed.append(f"{one.family.name} seed {one.seed}: {error}")
                 continue
-            if before is not None:
+            rows[row.key] = row
+            if before is None:
+                append(options.out, row)
+                added += 1
+            else:
                 rewrite(options.out, rows.values())
                 completed += 1
             report["arms"].pop("auto", None)  # the run that measured
@@ -225,19 +231,20 @@ def _outcomes(report: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[ArmNa
             parts |= signals_seconds(steps["signals"]) if "signals" in steps else {}
         if "by_probe_s" in cell:
             parts[BY_PROBE] = cell["by_probe_s"]
-        arms[cell["arm"]] = ArmOutcome(cell["accuracy"], report["n_queries"], cell["seconds"], parts)
+        arm = cell["arm"] if name.startswith("ttt") else name  # a fallback is still what that arm comes to
+        arms[arm] = ArmOutcome(cell["accuracy"], report["n_queries"], cell["seconds"], parts)
     return arms
 
 
 def at_its_pace(row: TaskOutcome, further: Mapping[ArmName, ArmOutcome]) -> dict[ArmName, ArmOutcome]:
     """Further arms with the seconds that they would have taken when the row was made. A machine's speed swings by two; so
-    where both have trained, these are scaled by what the same work has taken then and now: the beginning of a training,
-    and answering with its adapter."""
-    then = [_same_work_s(arm) for arm in row.arms.values()]
-    known = [seconds for seconds in then if seconds]
+    those of another length of a training that is there are scaled by what the same work has taken then and now: the
+    beginning of a training, and answering with its adapter."""
     found = {}
     for name, arm in further.items():
-        now = _same_work_s(arm)
+        now, recipe = _same_work_s(arm), name.removesuffix(SHORT)
+        then = [_same_work_s(of) for n, of in row.arms.items() if n.removesuffix(SHORT) == recipe]
+        known = [seconds for seconds in then if seconds]
         pace = mean(known) / now if known and now else 1.0
         parts = {part: pace * seconds for part, seconds in arm.seconds_parts.items()}
         found[name] = replace(arm, seconds=pace * arm.seconds, seconds_parts=parts)

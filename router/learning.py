@@ -60,6 +60,9 @@ def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
         if _voted(episode):
             left_out["was voted on, so it can't be held against the one view of in-context learning"] += 1
             continue
+        if _found(episode):
+            left_out["met an adapter that was there, so what training takes was not seen"] += 1
+            continue
         if _from_others(episode):
             left_out["rests on adapters of other tasks, not on a probe"] += 1
             continue
@@ -153,6 +156,12 @@ def _from_others(episode: EpisodeRow) -> bool:
     """Whether the evidence is that of other tasks' adapters: what they do says other things than a short training."""
     steps = episode.receipt.get("steps", ())
     return any(s["name"] == "neighbours" and s["detail"].get("chosen", "nothing") != "nothing" for s in steps)
+
+
+def _found(episode: EpisodeRow) -> bool:
+    """Whether its training had been done before, by another caller or for a question that was worth less."""
+    steps = episode.receipt.get("steps", ())
+    return any(s["name"] == "train" and "found" in s["detail"] for s in steps)
 
 
 def _voted(episode: EpisodeRow) -> bool:

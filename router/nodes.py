@@ -20,7 +20,7 @@ from router.episodes import episode_of, receipt_of
 from router.measuring import locate, measure
 from router.neighbours import may_start, seek_start
 from router.probing import seek
-from router.receipt import Step
+from router.receipt import READY, Step
 from router.reuse import (
     adapter_key,
     adapter_keys,
@@ -29,6 +29,7 @@ from router.reuse import (
     recipe_of,
     serves,
     subset_candidate,
+    uses_ready,
     verified,
 )
 from router.state import State
@@ -74,12 +75,12 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     """An adapter for exactly this task, or else one of a subset of its demonstrations, checked on the rest."""
     request, started = state["request"], time.perf_counter()
     adapters, notes = runtime.context.store.adapters, []
-    hit = candidate = checked = None
+    hit = ready = candidate = checked = None
     steps = []
     if request.arm in ("auto", "ttt") and state["task"].demonstrations:
         for key in adapter_keys(state, runtime.context):
             row = adapters.find(key)
-            if row is None or not (row.accepted or request.outright) or not serves(row, state):
+            if row is None or not (row.accepted or request.outright):
                 continue
             if knows_a_query(row, state):
                 notes.append(
@@ -88,16 +89,21 @@ async def look_up(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
                 continue
             found, note = verified(row, runtime.context)
             notes += note
-            if found is not None and in_use(row, runtime.context):
+            if found is None or not in_use(row, runtime.context):
+                continue
+            if serves(row, state):
                 hit = found
                 runtime.stream_writer(events.CacheHit(hit.content_hash))
                 break
-        steps.append(Step("look-up", time.perf_counter() - started, {"hit": hit is not None}))
+            ready = found
+        detail = {"hit": hit is not None} | ({READY: True} if hit is None and ready is not None else {})
+        steps.append(Step("look-up", time.perf_counter() - started, detail))
         if hit is None and request.arm == "auto":
             candidate, checked, more = await subset_candidate(state, runtime.context)
             steps += more
     update: dict[str, Any] = {
         "hit": hit,
+        "ready": ready,
         "candidate": candidate,
         "checked": checked,
         "steps": steps,
@@ -165,7 +171,7 @@ async def decide(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
     decision = AlwaysArm(forced).decide(here) if forced else context.policy.decide(here)
     runtime.stream_writer(events.Decided(decision))
     update: dict[str, Any] = {"decisions": [decision], "signals": state["signals"]}
-    if not any(arm.startswith("train:") for arm in here.feasible):
+    if not any(arm.startswith("train:") and arm != here.ready for arm in here.feasible):
         update["notes"] = not_waited_for(state, context)
     if decision.step == "answer" and decision.arm is not None:
         update["arm"] = taken(decision.arm, request, state["fallback"])
@@ -213,8 +219,9 @@ def after_probe(state: State) -> str:
 
 
 def after_train(state: State) -> str:
-    """Training that was asked for outright is not guarded."""
-    return "guard" if state["trained"] is not None and state["request"].arm == "auto" else "answer"
+    """Training that was asked for outright is not guarded, nor what the guard has accepted before."""
+    guarded = state["request"].arm == "auto" and not uses_ready(state)
+    return "guard" if state["trained"] is not None and guarded else "answer"
 
 
 async def guard(state: State, runtime: Runtime[Context]) -> dict[str, Any]:

@@ -81,16 +81,24 @@ def rewrite(out: Path, rows: Iterable[TaskOutcome]) -> None:
     Raises:
         PolicyError, RouterError: they can't be written.
     """
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    write_rows(rows, temporary)
+    temporary = _beside(out)
     try:
+        write_rows(rows, temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.replace(out)
+        temporary.replace(out.resolve())
     except OSError as error:
         raise RouterError(
             f"Rows can't be written to {out} ({error.strerror}); make room and go on."
         ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _beside(file: Path) -> Path:
+    """What is written before it takes the file's place; of a link, beside what it leads to."""
+    whole = file.resolve()
+    return whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
 
 
 def command_file(out: Path) -> Path:
@@ -132,10 +140,13 @@ def check_command(out: Path, ours: Mapping[str, Any], rows: bool) -> None:
                 )
         if not further:
             return
+    temporary = _beside(file)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(ours, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(ours, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(file)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise RouterError(
             f"{file} can't be written ({error.strerror}); name another file by --out."
         ) from error

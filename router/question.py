@@ -16,7 +16,7 @@ from router.settings import Settings
 from router.state import WHENS, Request, When
 from ttt.augment import check_names
 from ttt.errors import TaskError
-from ttt.recipes import Recipe, find_recipes
+from ttt.recipes import Recipe, find_recipes, fitting
 from ttt.task import Query, Task, check_size
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def question(
         abandoned: asked likewise, where `should_stop` is True; True ends answering in context, too.
         patient: everybody else's answers go before this one.
         episode_id: names the episode in place of a random id; one that is there already is left as it is.
-        reuse: `near` tries adapters of like tasks, `off` none (docs/reuse.md).
+        reuse: `near` tries adapters of like tasks, `off` none (docs/reuse.md); a shorter training that is asked for outright
+            begins at none.
 
     Raises:
         TaskError: no queries, a task that can't be used as given, or a recipe or augmentation that there is
@@ -110,10 +111,9 @@ def question(
         raise RouterError(
             f"arm={arm!r} trains before it answers, and when='background' behind; give one of them."
         )
-    without = next((one.name for one in pair if way.short and one.shorter is None), None)
-    if without is not None:
+    if way.short and (recipe_here := fitting(pair, task)).shorter is None:
         raise RouterError(
-            f"arm={arm!r}: the recipe {without!r} offers no shorter training; ask for ttt, or set its key short."
+            f"arm={arm!r}: the recipe {recipe_here.name!r} offers no shorter training; ask for ttt, or set its key short."
         )
     request = Request(
         episode_id or uuid.uuid4().hex,
@@ -129,7 +129,7 @@ def question(
         when,
         max_tokens,
         way.shots,
-        (reuse or s.reuse) == "near",
+        (reuse or s.reuse) == "near" and not way.short,
         way.calibrated,
         way.short,
         way.arm == "ttt",

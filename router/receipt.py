@@ -20,6 +20,10 @@ PART_SECONDS = {
 """What the step `signals` consists of: its details, and their names among the seconds of outcome rows."""
 
 
+READY = "ready"
+"""In the detail of the step `look-up`: the adapter of a shorter training is there, and more hangs on this answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One thing that was done, and what it cost."""

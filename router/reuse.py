@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +31,7 @@ POLL_S = 0.25
 STARTED = "+start"
 """Ends the recipe in the key of an adapter whose training began at other tasks' adapters."""
 VALUE = "value_s"
-"""Of a shorter training's adapter: what the question that it was trained for was worth."""
+"""Of a shorter training's adapter: what the dearest question was worth for which the policy has decided on it."""
 SEEN = "seen_inputs"
 """Of such an adapter's report: hashes of all inputs that those have learned from. The report is published with the row."""
 
@@ -63,7 +65,8 @@ def adapter_keys(state: State, context: Context) -> list[AdapterKey]:
     request, key = state["request"], adapter_key(state, context)
     short = fitting(request.recipes, state["task"]).shorter
     begun = [from_start(key)] if request.reuse else []
-    shorter = [replace(key, recipe=short.id)] if short is not None and request.arm == "auto" else []
+    chosen = request.arm == "auto" and not request.outright
+    shorter = [replace(key, recipe=short.id)] if short is not None and chosen else []
     return [key, *begun, *shorter]
 
 
@@ -73,11 +76,17 @@ def value_s(state: State) -> float:
     return (len(request.queries) + request.expected_repeats) * request.worth_s
 
 
+def uses_ready(state: State) -> bool:
+    """Whether the adapter answers that was there already, of the shorter training that was decided on."""
+    ready, trained = state.get("ready"), state.get("trained")
+    return ready is not None and trained is not None and ready.content_hash == trained.content_hash
+
+
 def serves(row: AdapterRow, state: State) -> bool:
-    """Whether an adapter of this very task will do. That of a shorter training does for questions that are worth no more
-    than the one it was trained for, and where nothing is trained; else the policy decides anew."""
-    trained_for = row.report.get(VALUE)
-    return trained_for is None or state["request"].when != "wait" or value_s(state) <= trained_for
+    """Whether an adapter of this very task will do without asking the policy. That of a shorter training does for questions
+    that are worth no more than the dearest that it was decided on for, and where nothing is trained."""
+    dearest, request = row.report.get(VALUE), state["request"]
+    return dearest is None or request.short or request.when == "never" or value_s(state) <= dearest
 
 
 def from_start(key: AdapterKey) -> AdapterKey:
@@ -140,6 +149,16 @@ def input_hashes(texts: Iterable[str]) -> list[str]:
 
 def demonstration_hashes(task: Task) -> tuple[str, ...]:
     return tuple(fingerprint(Task((d,), task.instruction)) for d in task.demonstrations)
+
+
+def decided_for(key: AdapterKey, state: State, context: Context) -> None:
+    """Note what this question is worth, where the policy has decided on an adapter of a shorter training that is there though
+    it could have had the longer."""
+    row = context.store.adapters.find(key)
+    free = state["request"].when == "wait" and context.deadline == math.inf
+    if free and row is not None and value_s(state) > row.report.get(VALUE, math.inf):
+        with suppress(NotFound):  # evicted just now; it is answered with what is attached
+            context.store.adapters.set_report(row, {**row.report, VALUE: value_s(state)})
 
 
 async def subset_candidate(

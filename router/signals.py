@@ -120,7 +120,12 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     trained, n_queries = state.get("chosen") or recipe, len(request.queries)
     expected = expected_costs(costs, size, n_queries, trained, probed=probed)
     others, short = dict[str, float](), recipe.shorter if state.get("start") is None else None
-    if short is not None and n > 0:
+    ready = (
+        f"train:{recipe.shorter.name}"
+        if state.get("ready") is not None and recipe.shorter is not None
+        else None
+    )
+    if short is not None and n > 0 and ready is None:
         by = state.get("shorter") or short
         others[f"train:{short.name}"] = expected_costs(costs, size, n_queries, by, probed=probed).train_s
 
@@ -140,12 +145,16 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     if trains or outright:
         feasible.append(f"train:{recipe.name}")
     feasible += [name for name, train_s in others.items() if outright or in_time(train_s)]
+    trainable = any(name.startswith("train:") for name in feasible)
+    if ready is not None and expected.answer_s < remaining_s:
+        feasible.append(ready)
     return Situation(
         signals=state["signals"],
         costs=replace(expected, rest_s=rest_s, others=others),
         feasible=tuple(feasible),
-        probe_feasible=judged_first and any(name.startswith("train:") for name in feasible),
+        probe_feasible=judged_first and trainable,
         worth_s=request.worth_s,
+        ready=ready if ready in feasible else None,
         checked=checked,
     )
 

@@ -90,6 +90,8 @@ class State(TypedDict, total=False):
     size: TaskSize
     hit: AdapterRef | None
     """An adapter for exactly this task."""
+    ready: AdapterRef | None
+    """The adapter of this task's shorter training, where more hangs on the answer than when it was trained."""
     candidate: AdapterRef | None
     """An adapter of a subset of the demonstrations, or of a like task, that passed its check on those it has not
     seen."""

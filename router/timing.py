@@ -67,7 +67,9 @@ def stands(state: State) -> bool:
     request = state["request"]
     forced = request.arm != "auto" or not state["task"].demonstrations
     waits = request.when == "wait" or request.reuse
-    return request.votes == 1 and (forced or (not waits and state["candidate"] is None))
+    return request.votes == 1 and (
+        forced or (not waits and state["candidate"] is None and state.get("ready") is None)
+    )
 
 
 def grower(runtime: Runtime[Context]) -> Callable[[int, str], None]:

@@ -20,6 +20,7 @@ from router.reuse import (
     SEEN,
     VALUE,
     adapter_key,
+    decided_for,
     from_start,
     lease_or_adapter,
     recipe_of,
@@ -117,6 +118,7 @@ class _Work:
             key = from_start(key)
         self._lease, ref = await lease_or_adapter(key, state, context)
         if ref is not None:
+            decided_for(key, state, context)
             found = "an adapter of this task, recipe and seed: another caller's, or an earlier one"
             step = Step("train", time.perf_counter() - started, {"found": found})
             return {**self._found, "trained": ref, "steps": [step]}
@@ -179,8 +181,11 @@ class _Work:
         by_probe, tokens, on_halves_s = len(start.losses) if start is not None else 0, 0, 0.0
         if start is None and begins_on_halves(task, recipe):
             emit = partial(self._emit, phase="halves")
+            first = recipe  # either length begins as a probe does
+            if recipe_of(self.state).id == recipe.id:
+                first = fitting(self.state["request"].recipes, task)
             start, tokens, on_halves_s = await begin(
-                context.engine, task, recipe, seed, emit, context.should_stop
+                context.engine, task, first, seed, emit, context.should_stop
             )
         asked = TrainRequest(task, recipe, seed, folder, name, start)
         if context.worker is None:

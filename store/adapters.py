@@ -243,6 +243,14 @@ class Adapters:
         self._update(row, {"accepted": accepted})
         return replace(row, accepted=accepted)
 
+    def set_report(self, row: AdapterRow, report: Mapping[str, object]) -> None:
+        """Record something more of the adapter: `report` takes the place of what there was.
+
+        Raises:
+            NotFound: it is no longer recorded.
+        """
+        self._update(row, {"report": dict(report)})
+
     @retried
     def list(self) -> Sequence[AdapterRow]:
         """All adapters, last used first."""

@@ -77,7 +77,7 @@ def collect(
     if done.failed:
         told = "; ".join(done.failed)
         tasks = "1 task" if len(done.failed) == 1 else f"{len(done.failed)} tasks"
-        raise RouterError(f"{tasks} gave no row; the same command tries again: {told}")
+        raise RouterError(f"{tasks} could not be done; the same command tries again: {told}")
 
 
 def families(

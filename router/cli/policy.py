@@ -62,7 +62,7 @@ def evaluate(
     fresh: Annotated[
         list[Path] | None,
         typer.Option(
-            "--fresh", metavar="F", help="Rows of the same tasks with other queries, to judge harm by."
+            "--fresh", metavar="F", help="Rows of the same tasks with more queries, to judge harm by."
         ),
     ] = None,
     log: Annotated[

@@ -54,7 +54,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         fresh = found.get("fresh")
         if fresh is not None:
             lines.append(
-                f"On other queries, {fresh['n_queries']} or more of each of {counted(fresh['n_families'], 'family')}: more "
+                f"On fresh rows, {fresh['n_queries']} queries or more of each of {counted(fresh['n_families'], 'family')}: more "
                 f"than 2 points below icl {_interval(fresh['share_harmed'], 100, '.0f')} %, {fresh['share_trained']:.0%} "
                 f"trained; change {_interval(fresh['change'], 100, '+.1f')} points. {_below(fresh)}"
             )

@@ -115,10 +115,9 @@ class Service:
         self.in_flight = 0
         self.recipes: dict[str, tuple[Recipe, Recipe]] = {
             recipe.id: pair
-            for pair in (*RECIPES.values(), router.recipes)
-            for one in pair
-            for recipe in (one, one.shorter)
-            if recipe is not None
+            for whole in (*RECIPES.values(), router.recipes)
+            for pair in (whole, _shorter(whole))
+            for recipe in pair
         }
         """Those that adapters can be used of, by the id of either, or of its shorter training."""
         self.stop_at: float | None = None
@@ -366,3 +365,9 @@ def sure(event: AnswerGrew, stops: Sequence[str]) -> str:
         return text
     held = [n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
     return text[: len(text) - max(held, default=0)]
+
+
+def _shorter(pair: tuple[Recipe, Recipe]) -> tuple[Recipe, Recipe]:
+    """Their shorter trainings, as far as there are any."""
+    text, cells = pair
+    return text.shorter or text, cells.shorter or cells

@@ -12,7 +12,7 @@ from scipy.stats import fisher_exact
 
 from policies.errors import PolicyError
 from policies.evaluation import evaluate
-from policies.harm import below, holm, on_fresh, p_below
+from policies.harm import below, check_fresh, holm, on_fresh, p_below
 from policies.outcomes import TaskOutcome
 from router.cli.policy_report import report_lines
 from tests.policies.simulated import TRAIN, simulate
@@ -63,7 +63,10 @@ def test_losses_on_other_queries_are_those_of_the_arms_that_were_taken() -> None
     rows = [_with(row, 0.5, 0.9, 32) for row in ROWS[:20:2]]
     fresh = [_with(row, 0.5, 0.45, 1000) for row in rows[:8]]
     taken = [TRAIN if i < 3 else "icl" for i in range(len(rows))]
+    check_fresh(rows, fresh, ["icl", TRAIN])
+    elsewhere = [replace(row, machine="another") for row in fresh]
     found = on_fresh(rows, fresh, taken)
+    assert on_fresh(rows, elsewhere, taken) == found
     assert (found["n_families"], found["n_queries"]) == (8, 1000)
     assert found["share_trained"] == found["share_harmed"][0] == 3 / 8
     assert found["change"][0] == pytest.approx(-0.05 * 3 / 8)
@@ -73,10 +76,10 @@ def test_losses_on_other_queries_are_those_of_the_arms_that_were_taken() -> None
 def test_fresh_rows_of_other_tasks_or_without_the_arm_are_refused() -> None:
     other = [replace(row, task="another") for row in ROWS[:3]]
     with pytest.raises(PolicyError, match="None of the 3 fresh rows is of a task of the 10 rows"):
-        on_fresh(ROWS[:10], other, [TRAIN] * 10)
+        check_fresh(ROWS[:10], other, ["icl", TRAIN])
     bare = [replace(ROWS[0], arms={"icl": ROWS[0].arms["icl"]})]
-    with pytest.raises(PolicyError, match=f"lacks an outcome of icl or {TRAIN}"):
-        on_fresh(ROWS[:1], bare, [TRAIN])
+    with pytest.raises(PolicyError, match=f"lacks an outcome of {TRAIN}; collect it"):
+        check_fresh(ROWS[:1], bare, ["icl", TRAIN])
 
 
 def test_the_report_judges_harm_on_fresh_rows_where_they_are_given() -> None:
@@ -87,5 +90,5 @@ def test_the_report_judges_harm_on_fresh_rows_where_they_are_given() -> None:
     assert found["fresh"]["share_trained"] == pytest.approx(trained) and trained > 0
     assert found["fresh"]["change"][0] == pytest.approx(-0.8 * trained)
     text = "\n".join(report_lines(report))
-    assert "On other queries, 256 or more of each of 30 families" in text
+    assert "On fresh rows, 256 queries or more of each of 30 families" in text
     assert f"Holm, 5 %): {', '.join(found['fresh']['families_below'])}; least p" in text

@@ -173,6 +173,26 @@ def test_further_arms_are_added_to_the_rows_that_are_there(
         collect(paths, replace(options, arms=("icl", "ttt")), settings)
 
 
+def test_new_rows_and_further_arms_in_one_go_lose_nothing(
+    settings: Settings, options: CollectOptions, tmp_path: Path
+) -> None:
+    first, second = (write_family(tmp_path / name, name) for name in ("bb", "aa"))
+    assert collect([first], options, settings).rows == 1
+    link = options.out.with_name("link.jsonl")
+    link.symlink_to(options.out)
+    command_file(link).symlink_to(command_file(options.out))
+    asked = replace(options, out=link, arms=("icl", "icl:2", "icl:calibrated", "zero-shot"))
+    assert collect([second, first], asked, settings) == Collected(1, 1, 1, ())
+    assert {row.family: len(row.arms) for row in rows_of(options)} == {"aa": 4, "bb": 4}
+    assert link.is_symlink() and sorted(f.name for f in options.out.parent.iterdir()) == [
+        "link.command.json",
+        "link.jsonl",
+        "rows.command.json",
+        "rows.jsonl",
+    ]
+    assert collect([second, first], asked, settings) == Collected(0, 0, 2, ()), "a fallback counts as done"
+
+
 def test_a_further_arm_has_the_pace_of_its_row() -> None:
     """Where no common work was timed, its seconds stay as they are."""
     at_once = ArmOutcome(0.5, 3, 20.0, {"by_probe": 4.0, "train": 14.0, "answer": 6.0})
@@ -184,6 +204,7 @@ def test_a_further_arm_has_the_pace_of_its_row() -> None:
     bare = replace(slow, seconds_parts={"train": 18.0, "answer": 12.0})
     assert at_its_pace(known, {"x": bare}) == {"x": bare}
     assert at_its_pace(row, {"x": slow}) == {"x": slow}
+    assert at_its_pace(known, {"train:other": slow}) == {"train:other": slow}, "other work"
 
 
 def test_rows_made_otherwise_are_refused(settings: Settings, options: CollectOptions, tmp_path: Path) -> None:

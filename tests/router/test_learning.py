@@ -42,6 +42,7 @@ def record(
     gain: float | None = 0.4,
     repeats: float = 0.0,
     voted: bool = False,
+    found: bool = False,
     name: str | None = None,
     shown: tuple[tuple[str, str], ...] = (("a", "b"),),
 ) -> None:
@@ -53,7 +54,7 @@ def record(
         Step("icl", 2.0),
         Step("signals", 1.5, {"leave_one_out_s": 1.0, "consistency_s": 0.5}),
         Step("probe", 3.0, {"steps": 8, "training_s": 2.5}),
-        Step("train", 8.0, {"of_these_by_probe": 8}),
+        Step("train", 8.0, {"found": "an adapter"} if found else {"of_these_by_probe": 8}),
         Step("answer", 1.0),
         *([Step("vote", 4.0)] if voted else []),
     )
@@ -223,6 +224,16 @@ def test_answers_that_views_have_voted_on_are_not_held_against_one_view(opened: 
     rows, (note,) = rows_of(opened)
     assert rows == [] and "was voted on" in note
     assert trained_pairs(opened, "learned-1-x") == ([], [], [])
+
+
+def test_an_adapter_that_was_there_says_nothing_of_what_training_takes(opened: Store) -> None:
+    record(opened, "e1", "train:auto-short", ("yes",) * 4, ("no",) * 4, found=True)
+    record(opened, "e2", "train:auto-short", ("yes",) * 4, ("no",) * 4, task="others")
+    for episode in ("e1", "e2"):
+        tell(opened, episode)
+    rows, notes = rows_of(opened)
+    assert [set(row.arms) for row in rows] == [{"icl", "train:auto-short"}]
+    assert notes == ["1 episode: met an adapter that was there, so what training takes was not seen."]
 
 
 def test_a_chat_that_grows_by_corrections_is_one_family(opened: Store) -> None:
