@@ -12,7 +12,7 @@ from policies.errors import PolicyError
 from policies.outcomes import TaskOutcome, hash_rows, read_rows
 
 FILE = Path(__file__).with_name("prior.jsonl")
-SHA256 = "4e17eccb85ea2ed4fef5426b2308327752ba1b1a2c4df325e039edec76f9a56f"
+SHA256 = "8feb65f512041c6768dff582ecff2294e09e17cb6773afeb477fa02b64584de6"
 """Of the rows (`outcomes.hash_rows`)."""
 
 

@@ -119,15 +119,14 @@ def situation(state: State, costs: CostModel, recipe: Recipe, remaining_s: float
     judged_first = request.arm == "auto" and n >= MIN_DEMONSTRATIONS and state.get("evidence") is None
     trained, n_queries = state.get("chosen") or recipe, len(request.queries)
     expected = expected_costs(costs, size, n_queries, trained, probed=probed)
-    others, short = dict[str, float](), recipe.shorter if state.get("start") is None else None
-    ready = (
-        f"train:{recipe.shorter.name}"
-        if state.get("ready") is not None and recipe.shorter is not None
-        else None
-    )
-    if short is not None and n > 0 and ready is None:
-        by = state.get("shorter") or short
-        others[f"train:{short.name}"] = expected_costs(costs, size, n_queries, by, probed=probed).train_s
+    others, ready = dict[str, float](), None
+    if (short := recipe.shorter) is not None and n > 0:
+        name = f"train:{short.name}"
+        if state.get("ready") is not None:
+            ready = name
+        elif state.get("start") is None:
+            by = state.get("shorter") or short
+            others[name] = expected_costs(costs, size, n_queries, by, probed=probed).train_s
 
     def in_time(train_s: float) -> bool:
         first_s = expected.probe_s if judged_first else 0.0
