@@ -23,7 +23,7 @@ PAGE = (ROOT / "docs/policy.md").read_text()
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_rows(simulate(60, 2, seed=1).rows, tmp_path / "outcomes.jsonl")
-    fresh = [replace(row, family=f"fresh-{row.family}") for row in simulate(300, seed=2).rows]
+    fresh = [replace(row, family=f"fresh-{row.family}") for row in simulate(600, seed=2).rows]
     write_rows(fresh, tmp_path / "fresh.jsonl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TTT_ROUTER_DATA_DIR", str(tmp_path / "data"))

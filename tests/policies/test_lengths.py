@@ -61,7 +61,9 @@ def utility(arms: tuple[str, ...], worth_s: float) -> float:
 def test_the_longer_training_is_taken_the_more_the_more_an_answer_is_worth() -> None:
     cheap, dear = shares(8.0), shares(1000.0)
     assert cheap[SHORTER] > 0.05 and dear[TRAIN] > 0.3
-    assert cheap[SHORTER] / (cheap[SHORTER] + cheap[TRAIN]) > dear[SHORTER] / (dear[SHORTER] + dear[TRAIN]) + 0.2
+    assert (
+        cheap[SHORTER] / (cheap[SHORTER] + cheap[TRAIN]) > dear[SHORTER] / (dear[SHORTER] + dear[TRAIN]) + 0.2
+    )
 
 
 @pytest.mark.parametrize("worth_s", [6.0, 30.0, 300.0])

@@ -457,7 +457,7 @@ def test_tasks_without_a_row_are_named_and_change_the_exit_code(run: Run, tmp_pa
     pairs = [(f"x {i}", "y" * 3000) for i in range(20)]
     task = write_task(tmp_path / "long.json", pairs=pairs)
     ran = run("collect", task, "--demos", "4", "--queries", "3", "--out", tmp_path / "rows.jsonl")
-    assert ran.code == 3 and "1 task gave no row" in ran.err and "letters seed 0" in ran.err
+    assert ran.code == 3 and "1 task could not be done" in ran.err and "letters seed 0" in ran.err
 
 
 def test_a_family_that_can_not_be_answered_when_pooled_is_marked() -> None:

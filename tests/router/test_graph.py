@@ -268,7 +268,7 @@ def test_a_request_has_no_place_for_right_answers() -> None:
     assert [f.name for f in fields(Query)] == ["input", "turns"]
     names = ["episode_id", "task", "queries", "arm", "worth_s", "expected_repeats", "recipes", "seed"]
     names += ["votes", "augmentations", "when", "max_tokens", "shots", "reuse", "calibrated"]
-    names += ["outright"]
+    names += ["short", "outright"]
     assert [f.name for f in fields(Request)] == names
 
 

@@ -30,7 +30,9 @@ from store.errors import NotFound
 from store.tables import episodes
 from tests.policies.simulated import simulate
 from tests.router.test_learning import GOLD, record, tell
+from ttt.recipes import find_recipes
 
+OUTCOMES = Path(__file__).parents[2] / "benchmarks" / "outcomes"
 SEEN = simulate(60, 2, seed=1).rows
 
 
@@ -213,11 +215,18 @@ def test_the_shipped_prior_is_refused_when_it_was_changed(tmp_path: Path) -> Non
 def test_the_shipped_rows_are_those_that_are_published() -> None:
     """Of the embedded model, by the default recipe, every arm in each; and the files under benchmarks/ are they."""
     rows = prior_rows()
-    published = read_rows([Path(__file__).parents[2] / "benchmarks" / "outcomes"])
+    published = read_rows([OUTCOMES])
     assert {row.key for row in rows} == {row.key for row in published} and hash_rows(rows) == hash_rows(
         published
     )
-    assert all(set(row.arms) == {"icl", f"train:{Settings().recipe}"} for row in rows)
+    trained = {
+        f"train:{one.name}" for pair in find_recipes(Settings().recipe) for one in (pair, pair.shorter) if one
+    }
+    assert len(trained) == 2 and all(set(row.arms) == {"icl", *trained} for row in rows)
+    steps = {recipe.steps for recipe in find_recipes(Settings().recipe)}
+    assert {row.signals["train_steps"] for row in rows} == steps
+    told = json.loads((OUTCOMES / "procedural.command.json").read_text())
+    assert told["recipes"] == [recipe.id for recipe in find_recipes(Settings().recipe)]
     assert len({row.model for row in rows}) == 1 and len({row.family for row in rows}) >= 100
 
 

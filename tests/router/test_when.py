@@ -121,9 +121,11 @@ def test_what_trained_behind_when_a_router_closed_is_taken_up_by_the_next_that_o
     living = open_router()
     assert living.outlive() == 0, "its owner lives"
     assert wait_for(lambda: "train:quick" in [r.arm for r in living.history(9)])
+    kept = first.settings.data_path / "behind"
+    assert wait_for(lambda: len(list(kept.rglob("*.json"))) == 1), "what is done is taken off the list"
     first.close()
     assert len(living.history(9)) >= 3
-    left = Pending(first.settings.data_path / "behind", first.parts.engine.loaded.revision).take(9)
+    left = Pending(kept, first.parts.engine.loaded.revision).take(9)
     (work,) = left
     assert work.task == ok_task(5) and work.tries == 0
     assert work.options["recipe"] == (LONG, LONG) and [q.input for q in work.queries] == list(QUERIES)
