@@ -41,7 +41,7 @@ def test_the_commands_run_in_their_order(folder: Path, capsys: pytest.CaptureFix
 
 def test_the_task_that_the_page_asks_is_there() -> None:
     asked = re.findall(r"^    ttt-router solve (\S+)", PAGE, flags=re.MULTILINE)
-    assert len(asked) == 3
+    assert len(asked) == 4
     for name in asked:
         file = read_task(ROOT / name)
         assert len(file.task.demonstrations) == 10 and len(file.queries) == 1
