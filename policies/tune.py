@@ -40,6 +40,7 @@ from policies.evaluation import (
     strong_arm,
 )
 from policies.families import FamilyBootstrap
+from policies.harm import TOLERATED
 from policies.learned import DEFAULT_CONFIDENCE, Learned
 from policies.outcomes import TaskOutcome
 from policies.rule import Rule
@@ -218,7 +219,7 @@ def _setting(
     correct = families.by_family(way.correct)
     icl = families.by_family(fixed(rows, "icl").correct)
     trained = families.by_family(way.trained) > 0
-    harm = aim.value / 100 if aim.goal == "harm" else 0.02
+    harm = aim.value / 100 if aim.goal == "harm" else TOLERATED
     harmed = trained & (correct - icl < -harm - 1e-12)
     p_value = None
     if aim.miss is not None and aim.goal == "accuracy":

@@ -130,9 +130,9 @@ def collect(
         check_command(options.out, _command(options, settings, model, machine), bool(there))
         check_tasks(there, [(one.family.name, one.seed, task_fingerprint(one)) for one in drawn], options.out)
         rows = {row.key: row for row in there}
-        lacking = {(row.family, row.seed): row for row in there}
+        made = {(row.family, row.seed): row for row in there}
         for number, one in enumerate(drawn, start=1):
-            before = lacking.get((one.family.name, one.seed))
+            before = made.get((one.family.name, one.seed))
             wanted = asked if before is None else _lacking(before, asked, settings.recipe)
             if not wanted.arms:
                 continue

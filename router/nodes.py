@@ -204,14 +204,7 @@ async def probe(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         step = Step("probe", seconds, {"failed": str(error)})
         return {"steps": [step], "fallback": str(error), "arm": "icl", "evidence": None}
     step = Step("probe", time.perf_counter() - started, found.detail)
-    complete = measured.with_probe(state["signals"], found.evidence, found.losses)
-    return {
-        "evidence": found.evidence,
-        "chosen": found.chosen,
-        "shorter": found.shorter,
-        "signals": complete,
-        "steps": [step],
-    }
+    return found.added_to(state) | {"steps": [step]}
 
 
 def after_probe(state: State) -> str:

@@ -37,6 +37,15 @@ class Found:
     """The shorter training by that."""
     detail: dict[str, Any]
 
+    def added_to(self, state: State) -> dict[str, Any]:
+        """What it adds to the state."""
+        return {
+            "evidence": self.evidence,
+            "chosen": self.chosen,
+            "shorter": self.shorter,
+            "signals": measured.with_probe(state["signals"], self.evidence, self.losses),
+        }
+
 
 async def seek(
     state: State,
@@ -126,14 +135,7 @@ async def seek_first(
         notes = [f"No recipe was searched for: {error}"] if searched else []
         return {"steps": [step], "notes": notes, "evidence": None}
     step = Step(name, time.perf_counter() - started, found.detail)
-    complete = measured.with_probe(state["signals"], found.evidence, found.losses)
-    return {
-        "evidence": found.evidence,
-        "chosen": found.chosen,
-        "shorter": found.shorter,
-        "signals": complete,
-        "steps": [step],
-    }
+    return found.added_to(state) | {"steps": [step]}
 
 
 def _unjudged(task: Task, recipe: Recipe) -> list[str]:
