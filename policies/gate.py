@@ -16,21 +16,13 @@ import numpy as np
 from scipy.special import stdtrit
 
 from policies.errors import PolicyError
-from policies.evaluation import (
-    common_arms,
-    comparable,
-    cross_fitted,
-    fixed,
-    n_queries,
-    offered_arms,
-    replayed,
-    strong_arm,
-)
+from policies.evaluation import cross_fitted
 from policies.families import FamilyBootstrap
 from policies.features import Array
 from policies.learned import Learned
 from policies.outcomes import TaskOutcome, hash_rows
 from policies.types import Policy
+from policies.ways import common_arms, comparable, fixed, n_queries, replayed
 
 MIN_EVIDENCE = 12
 """Families; a bound on fewer rests on the shape of the distribution."""
@@ -66,17 +58,16 @@ def gate(
     """
     usable, policies = _fair(candidate, rows, progress)
     arms = common_arms(usable)
-    offered = offered_arms(arms, strong_arm(usable, arms))
     queries, families = n_queries(usable), FamilyBootstrap([row.family for row in usable])
 
     def utility(of: Sequence[Policy]) -> Array:
-        return families.by_family(replayed(usable, of, offered, worth_s).utility(queries, worth_s))
+        return families.by_family(replayed(usable, of, arms.offered, worth_s).utility(queries, worth_s))
 
     new, old = utility(policies), utility([incumbent] * len(usable))
     mean, low, spread = _bound(new - old)
     floors = {
         f"always {arm}": float(families.by_family(fixed(usable, arm).utility(queries, worth_s)).mean())
-        for arm in arms
+        for arm in arms.every
     }
     floor = max(floors, key=lambda name: floors[name])
     what = (

@@ -27,23 +27,13 @@ from scipy.special import betainc
 
 from policies.checks import check_finite
 from policies.errors import PolicyError
-from policies.evaluation import (
-    Way,
-    all_ways,
-    common_arms,
-    comparable,
-    cross_fitted,
-    fixed,
-    n_queries,
-    offered_arms,
-    replayed,
-    strong_arm,
-)
+from policies.evaluation import cross_fitted
 from policies.families import FamilyBootstrap
 from policies.harm import TOLERATED
 from policies.learned import DEFAULT_CONFIDENCE, Learned
 from policies.outcomes import TaskOutcome
 from policies.rule import Rule
+from policies.ways import Way, all_ways, common_arms, comparable, fixed, n_queries, replayed
 
 WORTHS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 1000.0, 3000.0)
 """Seconds per correct answer that are tried."""
@@ -180,7 +170,6 @@ def tune(
             f"so {MIN_FAMILIES - n} more."
         )
     arms, families = common_arms(usable), FamilyBootstrap([row.family for row in usable], seed)
-    strong = strong_arm(usable, arms)
     settings: list[Setting] = []
     grid = (
         [(worth_s, c) for c in CONFIDENCES]
@@ -189,9 +178,9 @@ def tune(
     )
     for w, c in grid:
         eager = [with_confidence(d, c) if aim.goal == "harm" else d for d in deciders]
-        way = replayed(usable, eager, offered_arms(arms, strong), w)
+        way = replayed(usable, eager, arms.offered, w)
         settings.append(_setting(way, usable, families, aim, w, c))
-    ways: dict[str, Way] = all_ways(usable, deciders, arms, strong, worth_s, seed)
+    ways: dict[str, Way] = all_ways(usable, deciders, arms, worth_s, seed)
     baselines = {
         name: {
             "accuracy": families.interval(way.correct),

@@ -14,20 +14,10 @@ from hypothesis import strategies as st
 from policies.baselines import AlwaysArm
 from policies.calibration import area, ranking, recovered
 from policies.errors import PolicyError
-from policies.evaluation import (
-    all_ways,
-    at_random,
-    common_arms,
-    cross_fitted,
-    evaluate,
-    fixed,
-    learning_curve,
-    oracle,
-    strong_arm,
-    threshold,
-)
+from policies.evaluation import cross_fitted, evaluate, learning_curve
 from policies.families import FamilyBootstrap
 from policies.outcomes import TaskOutcome
+from policies.ways import all_ways, at_random, common_arms, fixed, oracle, threshold
 from router.cli.policy_report import report_lines
 from tests.policies.simulated import TRAIN, simulate
 
@@ -178,11 +168,11 @@ def test_policies_choose_between_icl_and_one_arm_of_training_as_in_a_router() ->
     other = "train:other"
     rows = [replace(row, arms={**row.arms, other: replace(row.arms[TRAIN], correct=0.0)}) for row in ROWS]
     arms = common_arms(rows)
-    assert strong_arm(rows, arms) == TRAIN
+    assert arms.strong == TRAIN
     for never in ("zero-shot", other):
-        way = all_ways(rows, [AlwaysArm(never)] * len(rows), arms, TRAIN, 30.0)["learned"]
+        way = all_ways(rows, [AlwaysArm(never)] * len(rows), arms, 30.0)["learned"]
         assert (way.correct == fixed(rows, "icl").correct).all() and not way.trained.any()
-    taken = all_ways(rows, [AlwaysArm(TRAIN)] * len(rows), arms, TRAIN, 30.0)["learned"]
+    taken = all_ways(rows, [AlwaysArm(TRAIN)] * len(rows), arms, 30.0)["learned"]
     assert taken.trained.all()
 
 

@@ -11,13 +11,14 @@ import pytest
 from policies.baselines import AlwaysArm
 from policies.checks import further_seconds
 from policies.errors import PolicyError
-from policies.evaluation import all_ways, common_arms, comparable, evaluate, offered_arms, strong_arm
+from policies.evaluation import evaluate
 from policies.explore import Exploring
 from policies.learned import fit
 from policies.outcomes import TaskOutcome
 from policies.replay import replay, situation_of
 from policies.rule import Rule
 from policies.types import SHORT, Costs
+from policies.ways import all_ways, common_arms, comparable
 from tests.policies.simulated import TRAIN, Simulated, simulate
 
 SHORTER = f"{TRAIN}{SHORT}"
@@ -112,11 +113,10 @@ def test_evaluation_offers_both_lengths_of_one_recipe_and_no_other() -> None:
     other = "train:other"
     rows = [replace(row, arms={**row.arms, other: replace(row.arms[TRAIN], correct=0.0)}) for row in UNSEEN]
     arms = common_arms(rows)
-    strong = strong_arm(rows, arms)
-    assert strong == TRAIN and offered_arms(arms, TRAIN) == offered_arms(arms, SHORTER) == OFFERED
-    assert offered_arms(arms, other) == ("icl", other)
+    assert arms.strong == TRAIN and arms.offered == replace(arms, strong=SHORTER).offered == OFFERED
+    assert replace(arms, strong=other).offered == ("icl", other)
     for arm in OFFERED:
-        way = all_ways(rows, [AlwaysArm(arm)] * len(rows), arms, TRAIN, 30.0)["learned"]
+        way = all_ways(rows, [AlwaysArm(arm)] * len(rows), arms, 30.0)["learned"]
         assert way.correct == pytest.approx([row.arms[arm].correct for row in rows])
     report = evaluate(UNSEEN, worths={"fast": 6.0})
     ways = report["worths"]["fast"]["ways"]
@@ -132,6 +132,6 @@ def test_episodes_that_took_either_length_are_compared_by_the_commoner() -> None
 
     rows = [without(row, TRAIN if i % 3 == 0 else SHORTER) for i, row in enumerate(UNSEEN)]
     kept = comparable(rows)
-    assert kept == [row for i, row in enumerate(rows) if i % 3] and TRAIN in common_arms(kept)
+    assert kept == [row for i, row in enumerate(rows) if i % 3] and TRAIN in common_arms(kept).every
     assert comparable(UNSEEN) == UNSEEN
     assert evaluate(rows, worths={"balanced": 30.0})["n_rows"] == 100

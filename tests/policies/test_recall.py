@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from policies.errors import PolicyError
-from policies.evaluation import cross_fitted, replayed
+from policies.evaluation import cross_fitted
 from policies.learned import Learned, fit
 from policies.outcomes import TaskOutcome, as_json, parse_row
 from policies.persist import from_payload, to_json
 from policies.recall import MIN_REPEATED, Memory, memory_from_json
 from policies.replay import replay, situation_of
 from policies.types import LOCATION, Location
+from policies.ways import replayed
 from tests.policies.simulated import SIZE, TRAIN, located, simulate
 
 ROWS = located(simulate(36, 3, seed=3).rows)
