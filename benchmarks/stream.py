@@ -241,8 +241,8 @@ def live(
     import tempfile
 
     from router.agent import Router
-    from router.collect import task_fingerprint
     from router.evaluate import EvaluateOptions, Progress, draw, run_arms
+    from router.rows import task_fingerprint
     from router.settings import read_settings
 
     n_demonstrations, n_queries = rows[0].n_demonstrations, max(row.arms["icl"].n_queries for row in rows)

@@ -37,7 +37,8 @@ def check_finite(name: str, value: float, low: float = -math.inf, high: float = 
             f"{name} is {value}, but it must be a finite number; use None for what was not measured."
         )
     if not low <= value <= high:
-        raise PolicyError(f"{name} is {value:g}, but it must lie between {low:g} and {high:g}.")
+        within = f"be {low:g} or more" if math.isinf(high) else f"lie between {low:g} and {high:g}"
+        raise PolicyError(f"{name} is {value:g}, but it must {within}.")
     return float(value)
 
 

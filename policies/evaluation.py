@@ -59,7 +59,11 @@ def cross_fitted(
         if by == "collection":  # a family that stands in both must not be on both sides
             held = {row.family for row, group in zip(rows, groups, strict=True) if fold[group] == k}
             seen = [row for row in seen if row.family not in held]
-        policies[k], _ = fit(seen, confidence=confidence, base_model=base_model, seed=seed)
+        try:
+            policies[k], _ = fit(seen, confidence=confidence, base_model=base_model, seed=seed)
+        except PolicyError as error:
+            held_out = ", ".join(repr(name) for name in names if fold[name] == k)
+            raise PolicyError(f"With the {by} {held_out} held out: {error}") from error
         progress(k + 1, n_folds)
     return [policies[fold[group]] for group in groups]
 

@@ -125,9 +125,8 @@ def check_command(out: Path, ours: Mapping[str, Any], rows: bool) -> None:
         )
     if rows:
         try:
-            theirs = json.loads(file.read_text())
-            assert isinstance(theirs, dict)
-        except (OSError, ValueError, AssertionError, RecursionError) as error:
+            theirs = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError, RecursionError) as error:
             raise RouterError(
                 f"{file} can't be read; put it right, or name another file by --out."
             ) from error

@@ -71,6 +71,8 @@ def read_queries(path: Path) -> tuple[tuple[Query, ...], tuple[str | None, ...]]
 def _read_rows(path: Path, *, need_output: bool) -> list[tuple[str, str | None]]:
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
+        if not path.exists():
+            raise TaskError(f"{path} does not exist; check the path.")
         raise FormatError(
             f"{path} has the suffix {suffix!r}; its format must be one of {', '.join(TABLE_SUFFIXES)}."
         )

@@ -197,6 +197,11 @@ def test_random_never_spends_more_than_always_and_as_much_as_the_budget_in_the_m
     )
 
 
+def test_too_few_families_name_the_one_that_was_held_out() -> None:
+    with pytest.raises(PolicyError, match=r"With the family '.+' held out: .* on 7 families .* so 1 more"):
+        cross_fitted(simulate(8, 2, seed=1).rows)
+
+
 def test_rows_without_a_common_arm_of_training_are_refused() -> None:
     bare = [replace(row, arms={"icl": row.arms["icl"]}) for row in ROWS]
     with pytest.raises(PolicyError, match="arm of training"):

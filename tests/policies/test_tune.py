@@ -174,7 +174,7 @@ def test_too_few_families_say_how_many_more() -> None:
     "values,says",
     [
         ({"goal": "accuracy", "value": 1.5}, "target accuracy is 1.5"),
-        ({"goal": "budget", "value": -1.0}, "budget is -1"),
+        ({"goal": "budget", "value": -1.0}, "budget is -1, but it must be 0 or more"),
         ({"goal": "harm", "value": 2.0, "alpha": 0.0}, "alpha is 0"),
         ({"goal": "harm", "value": 2.0, "delta": 0.9}, "delta is 0.9"),
     ],

@@ -13,11 +13,12 @@ import pytest
 from policies.outcomes import ArmOutcome, TaskOutcome, read_rows
 from policies.types import SIGNALS_VERSION
 from router.agent import Router
-from router.collect import Collected, CollectOptions, Shadow, at_its_pace, collect
+from router.collect import Collected, CollectOptions, Shadow, collect
 from router.errors import RouterError
 from router.evaluate import Progress
 from router.events import Decided, ICLDone, TrainingStep
 from router.outcome_file import command_file, machine_name
+from router.rows import at_its_pace
 from router.settings import Settings
 from tests.policies.simulated import simulate
 from tests.router.conftest import QUICK, WILD

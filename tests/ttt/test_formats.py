@@ -215,6 +215,8 @@ def test_bad_table_is_told_with_place_and_remedy(
 def test_unreadable_paths_are_task_errors(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="No such file"):
         read_demonstrations(tmp_path / "none.csv")
+    with pytest.raises(TaskError, match="nowhere does not exist; check the path"):
+        read_demonstrations(tmp_path / "nowhere")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(TaskError, match="Is a directory"):
         read_queries(tmp_path / "folder.csv")
