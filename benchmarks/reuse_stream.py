@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import delete
 from variants import begin, write
 
 from ttt.process import prepare
@@ -37,9 +38,10 @@ from router.agent import Router  # noqa: E402
 from router.metrics import exact  # noqa: E402
 from router.receipt import Receipt  # noqa: E402
 from router.statistics import paired_difference  # noqa: E402
+from store.tables import adapters  # noqa: E402
 from ttt.formats import read_families  # noqa: E402
 from ttt.pools import Pools, sample, split  # noqa: E402
-from ttt.task import Task, canonical_text  # noqa: E402
+from ttt.task import Task, canonical_text, clean_task, fingerprint  # noqa: E402
 
 MODES = ("off", "near")
 GOAL_SECONDS, GOAL_POINTS, GOAL_SEEN = 0.40, -2.0, 0.30
@@ -113,6 +115,13 @@ def ask(router: Router, one: Instance, mode: str, given: argparse.Namespace) -> 
         "steps": 0 if train is None else train.detail.get("steps", 0),
         "neighbours": {} if tried is None else {"seconds": tried.seconds, **tried.detail},
     }
+
+
+def forget(router: Router, task: Task) -> None:
+    """Drop what a run that was killed has trained for the task that it was at: met again, it would be free."""
+    own = adapters.c.fingerprint == fingerprint(clean_task(task)[0])
+    with router.parts.store.db.write() as connection:
+        connection.execute(delete(adapters).where(own))
 
 
 def training_s(receipt: Receipt) -> float:
@@ -277,6 +286,7 @@ def run(
         for mode in MODES:
             if (one.family, one.number, mode) in done:
                 continue
+            forget(opened[mode], one.task)
             row = ask(opened[mode], one, mode, given)
             rows.append(row)
             report["summary"] = summary(rows)

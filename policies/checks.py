@@ -22,6 +22,18 @@ _SHARES = frozenset(
     {"agreement", "loo_accuracy", "zero_shot_accuracy", "probe_accuracy_before", "probe_accuracy_after"}
 )
 """Signals that are shares, 0 to 1."""
+_COUNTS = frozenset(
+    {
+        "n_demonstrations",
+        "n_queries",
+        "expected_repeats",
+        "prompt_tokens",
+        "answer_tokens",
+        "label_set_size",
+        "train_steps",
+    }
+)
+"""Signals that are counts, or means of counts."""
 
 
 def check_finite(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
@@ -42,15 +54,22 @@ def check_finite(name: str, value: float, low: float = -math.inf, high: float = 
     return float(value)
 
 
+def check_signal(name: str, value: float, where: str) -> float:
+    """The figure of a signal as a float.
+
+    Raises:
+        PolicyError: not finite, or out of its range; the message begins with `where`.
+    """
+    low = 0.0 if name in _SHARES or name in _COUNTS else -math.inf
+    return check_finite(where, value, low, 1.0 if name in _SHARES else math.inf)
+
+
 def check_situation(situation: Situation) -> None:
     """Raise PolicyError, naming the value, for anything that no decision can be made from."""
     signals = situation.signals
     for name, value in signals.as_dict().items():
-        if value is None:
-            continue
-        counts = name in {"n_demonstrations", "n_queries", "expected_repeats"}
-        low = 0.0 if counts or name in _SHARES else -math.inf
-        check_finite(f"Signal {name}", value, low, 1.0 if name in _SHARES else math.inf)
+        if value is not None:
+            check_signal(name, value, f"Signal {name}")
     for value in signals.location.point if signals.location is not None else ():
         check_finite("Signal location", value, -1.0, 1.0)
     for field in fields(situation.costs):

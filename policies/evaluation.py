@@ -34,6 +34,7 @@ def cross_fitted(
     rows: Sequence[TaskOutcome],
     by: Holdout = "family",
     *,
+    further: Sequence[TaskOutcome] = (),
     confidence: float = DEFAULT_CONFIDENCE,
     base_model: str | None = None,
     seed: int = 0,
@@ -42,10 +43,13 @@ def cross_fitted(
     """For each row, a policy that has not seen its family (or collection, or that task, on whatever model). The other
     options are those of `fit`.
 
+    Args:
+        further: rows to learn from besides, as far as they are not of what is held out.
+
     Raises:
         PolicyError: what `fit` refuses, said of the rows that remain; or only one collection.
     """
-    rows = [replace(row, arms=_judged(row)) for row in rows]
+    rows, further = ([replace(row, arms=_judged(row)) for row in some] for some in (rows, further))
     groups: list[str] = [getattr(row, by) for row in rows]
     names = sorted(set(groups))
     if len(names) < 2:
@@ -56,6 +60,7 @@ def cross_fitted(
     n_folds = min(len(names), MAX_FOLDS)
     for k in range(n_folds):
         seen = [row for row, group in zip(rows, groups, strict=True) if fold[group] != k]
+        seen += [row for row in further if fold.get(getattr(row, by)) != k]
         if by == "collection":  # a family that stands in both must not be on both sides
             held = {row.family for row, group in zip(rows, groups, strict=True) if fold[group] == k}
             seen = [row for row in seen if row.family not in held]
@@ -97,7 +102,8 @@ def evaluate(
     arms = common_arms(usable)
     if fresh:
         check_fresh(usable, fresh, arms.offered)
-    policies = cross_fitted(usable, by, confidence=confidence, seed=seed, progress=progress)
+    fitted = cross_fitted(usable, by, confidence=confidence, seed=seed, progress=progress)
+    policies = [p.for_model(row.model) for p, row in zip(fitted, usable, strict=True)]
     families = FamilyBootstrap([row.family for row in usable], seed)
     report: dict[str, Any] = {
         "held_out": by,
@@ -185,8 +191,9 @@ def learning_curve(
 ) -> list[dict[str, Any]]:
     """Utility on unseen families against the number of families learned from; random subsets, averaged.
 
-    Each entry has `families`, the mean `utility` over subsets and its least and greatest, all on the families
-    that the subset leaves out.
+    Each entry has `families`, the number of `draws`, the mean `utility` over them and its least and greatest, all on the
+    families that a draw leaves out. One that can't be fitted on (all outcomes of one kind, say) is not counted; a size of
+    which none can has no entry.
     """
     usable = comparable(rows)
     offered = common_arms(usable).offered
@@ -200,12 +207,17 @@ def learning_curve(
         found = []
         for _ in range(repeats):
             seen = {names[i] for i in rng.permutation(len(names))[:size]}
-            policy, _ = fit([row for row in usable if row.family in seen], confidence=confidence, seed=seed)
+            try:
+                policy, _ = fit(
+                    [row for row in usable if row.family in seen], confidence=confidence, seed=seed
+                )
+            except PolicyError:
+                continue
             rest = [row for row in usable if row.family not in seen]
             way = replayed(rest, [policy] * len(rest), offered, worth_s)
             utility = way.utility(n_queries(rest), worth_s)
             found.append(FamilyBootstrap([row.family for row in rest], seed, 1).mean(utility))
-        curve.append(
-            {"families": size, "utility": float(np.mean(found)), "least": min(found), "greatest": max(found)}
-        )
+        if found:
+            middle = {"families": size, "draws": len(found), "utility": float(np.mean(found))}
+            curve.append(middle | {"least": min(found), "greatest": max(found)})
     return curve

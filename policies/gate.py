@@ -2,7 +2,7 @@
 
 Evidence is shadow outcomes: rows in which every arm was run, so that both policies' choices on the same task
 have known outcomes. They choose between icl and one recipe's trainings, as in a router. Families that the candidate was fitted on count only where the rows are exactly those of
-its fit; then each family is decided by a refit without it. Families that the incumbent was fitted on are in
+its fit (those of the package, which are among them by default, need not be); then each family is decided by a refit without it. Families that the incumbent was fitted on are in
 its favour, which is the careful side.
 """
 
@@ -49,14 +49,18 @@ def gate(
     rows: Sequence[TaskOutcome],
     worth_s: float,
     *,
+    further: Sequence[TaskOutcome] = (),
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Gate:
     """Compare two policies on the same tasks.
 
+    Args:
+        further: what the candidate may have been fitted on besides `rows`; nobody is judged by these.
+
     Raises:
         PolicyError: rows without the outcomes that both need, or none that the candidate was not fitted on.
     """
-    usable, policies = _fair(candidate, rows, progress)
+    usable, policies = _fair(candidate, rows, further, progress)
     arms = common_arms(usable)
     queries, families = n_queries(usable), FamilyBootstrap([row.family for row in usable])
 
@@ -102,21 +106,25 @@ def gate(
 
 
 def _fair(
-    candidate: Learned, rows: Sequence[TaskOutcome], progress: Callable[[int, int], None]
+    candidate: Learned,
+    rows: Sequence[TaskOutcome],
+    further: Sequence[TaskOutcome],
+    progress: Callable[[int, int], None],
 ) -> tuple[list[TaskOutcome], list[Learned]]:
     """Rows that may judge the candidate, and for each the policy to judge: itself, or a refit without the family."""
     usable = comparable(rows)
-    if hash_rows(rows) == candidate.provenance.rows_sha256:
-        how = candidate.provenance.base_model
-        return usable, cross_fitted(
-            usable, confidence=candidate.confidence, base_model=how, progress=progress
-        )
+    for besides in (further, ()):
+        if hash_rows([*besides, *rows]) == candidate.provenance.rows_sha256:
+            how = candidate.provenance.base_model
+            return usable, cross_fitted(
+                usable, further=besides, confidence=candidate.confidence, base_model=how, progress=progress
+            )
     seen = set(candidate.provenance.families)
     fresh = [row for row in usable if row.family not in seen]
     if not fresh:
         raise PolicyError(
-            f"{candidate.version} was fitted on all {len({row.family for row in rows})} families of these rows: judge it "
-            "on other families, or on exactly the rows of its fit."
+            f"{candidate.version} was fitted on all {len({row.family for row in rows})} families of these rows, though not "
+            "on exactly these: judge it on other families, or on the very rows that it was fitted on."
         )
     return fresh, [candidate] * len(fresh)
 

@@ -52,6 +52,8 @@ families with three, six gained by training and one lost 25 points, which its pr
 EXPLORED_SDS = 1.0
 """Standard deviations above the expected gain at which a task that stays still counts as near the threshold."""
 REUSE = "reuse:"
+BY_RULE = "by_rule"
+"""In a decision's details: the built-in rule has made it, so that no promise of the learned policy is in it."""
 REMEMBERED = 0.01
 """Gain that a family adds, from which on the reason names it."""
 
@@ -119,6 +121,8 @@ class Learned:
         """The policy for a base model that goes by these names (name, revision): on one that too few
         families are known of (`Provenance.base_models`), every spread is doubled."""
         known = bool(set(names) & set(self.provenance.base_models))
+        if (known, frozenset(names)) == (self.base_model_known, self.names):
+            return self
         return replace(self, base_model_known=known, names=frozenset(names))
 
     def estimate(self, arm: ArmName, situation: Situation) -> tuple[Estimate, Stage, list[str]]:
@@ -284,7 +288,8 @@ class Learned:
             if unfitted
             else ""
         )
-        return replace(decision, reason=decision.reason + why, policy=self.version)
+        details = {**decision.details, BY_RULE: 1.0}
+        return replace(decision, reason=decision.reason + why, policy=self.version, details=details)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from policies.checks import check_finite, content_hash
+from policies.checks import check_finite, check_signal, content_hash
 from policies.errors import PolicyError
 from policies.files import parse, read_text
 from policies.types import SCALARS, SIGNALS_VERSION, ArmName, Location, Signals
@@ -236,7 +236,7 @@ def _signals(where: str, data: Any) -> dict[str, float | None]:
     if missing:
         raise PolicyError(f"{where} lacks the signal {missing[0]!r}, which is known of every task.")
     return {
-        name: None if data.get(name) is None else check_finite(f"{where}: signal {name}", data[name])
+        name: None if data.get(name) is None else check_signal(name, data[name], f"{where}: signal {name}")
         for name in SCALARS
     }
 

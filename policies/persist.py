@@ -118,7 +118,11 @@ def load(path: Path) -> Saved:
     Raises:
         PolicyError: the file can't be read, or what `from_json` refuses.
     """
-    return from_json(read_text(path, f"The policy {path}", "give the path of a saved one"))
+    text = read_text(path, f"The policy {path}", "give the path of a saved one")
+    try:
+        return from_json(text)
+    except PolicyError as error:
+        raise PolicyError(f"The policy {path} is refused: {error}") from error
 
 
 def _rule(parameters: Any) -> Rule:

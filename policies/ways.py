@@ -17,6 +17,7 @@ import numpy as np
 from policies.errors import PolicyError
 from policies.families import FamilyBootstrap
 from policies.features import Array
+from policies.learned import Learned
 from policies.outcomes import SAMPLE, TaskOutcome
 from policies.replay import before_training_s, replay
 from policies.rule import Rule
@@ -119,8 +120,8 @@ def all_ways(
 def replayed(
     rows: Sequence[TaskOutcome], policies: Sequence[Policy], arms: Sequence[ArmName], worth_s: float
 ) -> Way:
-    """What policies would have done, one a row."""
-    done = [replay(p, row, worth_s, arms=arms) for p, row in zip(policies, rows, strict=True)]
+    """What policies would have done, one a row; a learned one as it decides over the row's base model."""
+    done = [replay(p, row, worth_s, arms=arms) for p, row in zip(at_hand(policies, rows), rows, strict=True)]
     return Way(
         np.array([d.correct for d in done]),
         np.array([d.seconds for d in done]),
@@ -128,6 +129,16 @@ def replayed(
         np.array([float(d.probed) for d in done]),
         tuple(d.arm for d in done),
     )
+
+
+def at_hand(policies: Sequence[Policy], rows: Sequence[TaskOutcome]) -> list[Policy]:
+    """Each policy as it decides over its row's base model: a learned one counts for less on one that it knows too little of."""
+    made: dict[tuple[int, str], Policy] = {}
+    for policy, row in zip(policies, rows, strict=True):
+        if (id(policy), row.model) not in made:
+            own = policy.for_model(row.model) if isinstance(policy, Learned) else policy
+            made[id(policy), row.model] = own
+    return [made[id(policy), row.model] for policy, row in zip(policies, rows, strict=True)]
 
 
 def fixed(rows: Sequence[TaskOutcome], arm: ArmName) -> Way:

@@ -85,6 +85,15 @@ class _Arm:
     """Of the training, what a probe would do for it (see `Receipt.by_probe_s`)."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Paid:
+    """A training that was run."""
+
+    arm: str
+    seconds: float
+    by_probe_s: float | None
+
+
 def evaluate(
     paths: Sequence[Path],
     options: EvaluateOptions,
@@ -202,8 +211,8 @@ def _arms(
     wanted: Sequence[str], ask: Callable[[str], Receipt], recipe: str
 ) -> tuple[dict[str, _Arm], Receipt | None]:
     arms: dict[str, _Arm] = {}
-    paid: dict[str, float] = {}
-    """Recipe → seconds of its training, which a later arm that meets its adapter would have run alone."""
+    paid: dict[str, _Paid] = {}
+    """By recipe: a training that a later arm which meets its adapter would have run alone."""
     auto = ask("auto") if "auto" in wanted else None
     if auto is not None:
         arms["auto"] = _Arm(auto.texts, _parts(auto), auto.arm, _chosen(auto))
@@ -216,7 +225,8 @@ def _arms(
     trained = auto.step("train") if auto is not None else None
     full = {f"train:{one.name}" for one in find_recipes(recipe)}
     if auto is not None and trained is not None and "failed" not in trained.detail:
-        paid[recipe if _decided(auto) in full else SHORTER] = auto.training_s
+        taken = _decided(auto)
+        paid[recipe if taken in full else SHORTER] = _Paid(taken, auto.training_s, auto.by_probe_s)
     if "ttt" in wanted:
         if auto is not None and trained is not None and auto.arm in full:
             parts = _parts(auto, "train", "answer", "vote") | {"train": auto.training_s}
@@ -233,13 +243,15 @@ def _arms(
     return {name: arms[name] for name in wanted}, auto
 
 
-def _trained(receipt: Receipt, recipe: str, paid: dict[str, float]) -> _Arm:
-    """An arm that trains, at its whole price even where it met an adapter that is there."""
+def _trained(receipt: Receipt, recipe: str, paid: dict[str, _Paid]) -> _Arm:
+    """An arm that trains, by its name and at its whole price even where it met the adapter that another arm has left."""
     if receipt.step("train") is not None:
-        paid[recipe] = receipt.training_s
+        paid[recipe] = _Paid(receipt.arm, receipt.training_s, receipt.by_probe_s)
         return _Arm(receipt.texts, _parts(receipt), receipt.arm, _chosen(receipt), receipt.by_probe_s)
-    before = {"train": paid[recipe]} if recipe in paid else {}
-    return _Arm(receipt.texts, before | _parts(receipt), receipt.arm)
+    if recipe not in paid:
+        return _Arm(receipt.texts, _parts(receipt), receipt.arm)
+    met = paid[recipe]
+    return _Arm(receipt.texts, {"train": met.seconds} | _parts(receipt), met.arm, by_probe_s=met.by_probe_s)
 
 
 def _decided(receipt: Receipt) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
 
+from policies.learned import BY_RULE
 from policies.outcomes import BY_PROBE, SAMPLE, TaskOutcome, parse_row
 from policies.types import LOCATION, SIGNALS_VERSION
 from router.metrics import exact
@@ -41,13 +42,14 @@ class Judged:
 
 
 def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
-    """Rows of all judged episodes that measured signals, and notes on what was left out.
+    """Rows of all judged episodes that measured signals, and notes: what was left out and why, and what contradicts itself.
 
     Episodes of another version of the signals are left out: the two can't be mixed.
     """
     rows: list[TaskOutcome] = []
     numbers: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
+    contradicted = 0
     for episode, said in opened.episodes.for_fit():
         if episode.episode_id.endswith(SHADOW):
             continue
@@ -67,9 +69,7 @@ def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
             left_out["rests on adapters of other tasks, not on a probe"] += 1
             continue
         known = judged(said)
-        left_out["holds outcomes that contradict one another (the stronger source counts)"] += any(
-            j.contradicted for j in known.values()
-        )
+        contradicted += any(j.contradicted for j in known.values())
         receipt = Receipt.from_dict(episode.receipt)
         row = _row(opened, receipt, known, numbers[episode.fingerprint])
         if row is None:
@@ -81,7 +81,16 @@ def rows_of(opened: Store) -> tuple[list[TaskOutcome], list[str]]:
         rows.append(row)
     families = _families(opened, [row.task for row in rows if row.family == row.task])
     rows = [replace(row, family=families.get(row.family, row.family)) for row in rows]
-    return rows, [f"{n} episode{'s' * (n != 1)}: {why}." for why, n in left_out.items() if n]
+    notes = [f"left out {_episodes(n)}: {why}." for why, n in left_out.items()]
+    if contradicted:
+        notes.append(
+            f"{_episodes(contradicted)} with outcomes that contradict one another: the stronger source counts."
+        )
+    return rows, notes
+
+
+def _episodes(n: int) -> str:
+    return f"{n} episode{'s' * (n != 1)}"
 
 
 def _unasked(receipt: Receipt) -> str:
@@ -97,6 +106,8 @@ def trained_pairs(opened: Store, version: str) -> tuple[list[float], list[float]
     for episode, said in opened.episodes.for_fit():
         promise = episode.decision.get("expected_gain")
         if episode.policy != version or not episode.arm.startswith("train:") or promise is None:
+            continue
+        if (episode.decision.get("details") or {}).get(BY_RULE):
             continue
         if _voted(episode):
             continue
@@ -120,9 +131,17 @@ def judged(said: Sequence[OutcomeRow]) -> dict[int, Judged]:
     for query, outcomes in by_query.items():
         last = {outcome.source: outcome for outcome in outcomes}
         best = next(last[source] for source in STRENGTH if source in last)
-        contradicted = any(outcome.value != best.value for outcome in last.values())
-        found[query] = Judged(best.value, best.answer, contradicted)
+        told = [o.answer for o in outcomes if (o.source, o.value) == (best.source, best.value) and o.answer]
+        answer = best.answer if best.answer is not None or not told else told[-1]
+        found[query] = Judged(best.value, answer, any(_differ(best, other) for other in last.values()))
     return found
+
+
+def _differ(one: OutcomeRow, other: OutcomeRow) -> bool:
+    """Whether two sources say different things of an answer, or of what would have been right."""
+    if one.value != other.value:
+        return True
+    return None not in (one.answer, other.answer) and not exact(one.answer or "", other.answer or "")
 
 
 def _families(opened: Store, unnamed: Sequence[str]) -> dict[str, str]:

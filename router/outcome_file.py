@@ -21,22 +21,36 @@ COMMAND_VERSION = 1
 
 
 def rows_there(out: Path) -> list[TaskOutcome]:
-    """Rows of an earlier run. A last line without its end, of a run that was killed, is cut off.
+    """Rows of an earlier run. The half of a last line, of a run that was killed, is cut off; a whole one gets its end. A
+    file that no collection has made is left as it is.
 
     Raises:
-        RouterError, PolicyError: the file can't be read.
+        RouterError, PolicyError: the file can't be read, or is no file of rows.
     """
     if not out.exists():
         return []
     try:
         content = out.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
+        end = content.rfind(b"\n") + 1
+        if content[end:] and command_file(out).exists():
             with out.open("r+b") as file:
-                file.truncate(len(whole))
+                if _is_json(content[end:]):
+                    file.seek(0, os.SEEK_END)
+                    file.write(b"\n")
+                else:
+                    file.truncate(end)
+                    content = content[:end]
     except OSError as error:
         raise RouterError(f"{out} can't be read ({error.strerror}); name another file by --out.") from error
-    return read_rows([out]) if whole.strip() else []
+    return read_rows([out]) if content.strip() else []
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def check_tasks(there: Sequence[TaskOutcome], wanted: Iterable[tuple[str, int, str]], out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -134,7 +135,8 @@ class _Work:
                 plain["left_out"] = list(_left_out(state, recipe))
                 plain["rows"] = written_rows(state["task"], recipe)
                 if recipe_of(state) != fitting(state["request"].recipes, state["task"]):
-                    plain[VALUE] = value_s(state)
+                    # under a deadline the longer one may not have been to choose: the next question decides again
+                    plain[VALUE] = value_s(state) if context.deadline == math.inf else 0.0
                 if begun_at is not None:
                     plain |= {"start": list(begun_at.adapters), SEEN: list(begun_at.seen_inputs)}
                 hashes = learned_from(state)

@@ -1,7 +1,7 @@
 """Fitted policies in the store: which is in force, promoting one, going back. The CLI's `policy` commands.
 
 A version's payload: `policy` (JSON with its own hash, `policies.persist`), `fit` (how it was made) and, once
-it was promoted, `promotion` (the evidence, and what it replaced). Nothing else is ever run or loaded.
+it was promoted, `promotion` (the evidence, and what was in force before). Nothing else is ever run or loaded.
 """
 
 from __future__ import annotations
@@ -64,8 +64,23 @@ def save_fitted(
         "base_model": base_model,
         "notes": notes,
     }
-    opened.policy_versions.save(policy.version, {"policy": as_payload(policy), "fit": how})
+    payload = {"policy": as_payload(policy), "fit": how}
+    if not opened.policy_versions.save(
+        policy.version, payload
+    ):  # there already; whole again if it was damaged
+        opened.policy_versions.note(policy.version, "policy", payload["policy"])
     return policy, notes
+
+
+def matching(opened: Store, name: str) -> list[PolicyVersionRow]:
+    """The version of this name, or all whose name or hash begins so."""
+    rows = opened.policy_versions.list()
+    exact = [row for row in rows if row.version == name]
+    return exact or [row for row in rows if begins(row.version, name)]
+
+
+def begins(version: str, name: str) -> bool:
+    return version.startswith(name) or version.split("-")[-1].startswith(name)
 
 
 def find(opened: Store, name: str) -> PolicyVersionRow:
@@ -74,11 +89,7 @@ def find(opened: Store, name: str) -> PolicyVersionRow:
     Raises:
         NotFound: none or several.
     """
-    rows = opened.policy_versions.list()
-    exact = [row for row in rows if row.version == name]
-    found = exact or [
-        row for row in rows if row.version.startswith(name) or row.version.split("-")[-1].startswith(name)
-    ]
+    found = matching(opened, name)
     if len(found) != 1:
         what = "Several policy versions begin" if found else "No policy version begins"
         raise NotFound(f"{what} with {name!r}; see `ttt-router policy list`.")
@@ -116,14 +127,14 @@ def in_force(opened: Store, settings: Settings, *, may_revert: bool = False) -> 
     if settings.policy == "rule":
         return as_set(Rule(), settings), []
     if settings.policy != "active":
-        return as_set(load(Path(settings.policy).expanduser()), settings), []
+        try:
+            return as_set(load(Path(settings.policy).expanduser()), settings), []
+        except PolicyError as error:
+            raise PolicyError(f'{error} To go on without it, set policy = "active".') from error
     active = opened.policy_versions.active()
     if active is None:
         return _unpromoted(opened, settings)
-    try:
-        policy = as_set(read(active), settings)
-    except PolicyError as error:
-        raise PolicyError(f"{error} To go on, {REMEDY}.") from error
+    policy = _promoted(active, settings)
     promise = realised(opened, policy.version) if may_revert and settings.auto_revert else None
     if promise is None or not promise.below:
         return policy, []
@@ -133,6 +144,13 @@ def in_force(opened: Store, settings: Settings, *, may_revert: bool = False) -> 
     else:
         instead = as_set(read(find(opened, before)), settings)
     return instead, [f"{promise.sentence} So {instead.version} decides in place of {policy.version}.", *notes]
+
+
+def _promoted(active: PolicyVersionRow, settings: Settings) -> Saved:
+    try:
+        return as_set(read(active), settings)
+    except PolicyError as error:
+        raise PolicyError(f"{error} To go on, {REMEDY}.") from error
 
 
 def _unpromoted(opened: Store, settings: Settings) -> tuple[Saved, list[str]]:
@@ -183,11 +201,14 @@ def promote(
         raise PolicyError(f"{row.version} is in force already.")
     candidate = as_set(read(row), settings)
     assert isinstance(candidate, Learned)
-    incumbent = _unpromoted(opened, settings)[0] if active is None else as_set(read(active), settings)
-    verdict = gate(candidate, incumbent, rows, settings.worth, progress=progress)
+    incumbent = _unpromoted(opened, settings)[0] if active is None else _promoted(active, settings)
+    own = {row.key for row in rows}
+    further = [row for row in prior_rows() if row.key not in own]
+    verdict = gate(candidate, incumbent, rows, settings.worth, further=further, progress=progress)
     if verdict.promote:
-        replaced = None if active is None else active.version
-        evidence = asdict(verdict) | {"replaced": replaced, "worth_s": settings.worth, "at": time.time()}
+        before = [] if active is None else [*_before(active), active.version]
+        how = {"replaced": before[-1] if before else None, "before": before}
+        evidence = asdict(verdict) | how | {"worth_s": settings.worth, "at": time.time()}
         opened.policy_versions.note(row.version, "promotion", evidence)
         opened.policy_versions.activate(row.version)
     return row.version, verdict
@@ -207,13 +228,21 @@ def revert(opened: Store) -> str | None:
         raise PolicyError(
             "No policy version is in force: the shipped policy decides, and there is nothing to go back to."
         )
-    before = dict(active.payload.get("promotion") or {}).get("replaced")
-    known = {row.version for row in opened.policy_versions.list()}
-    if isinstance(before, str) and before in known and before != active.version:
-        opened.policy_versions.activate(before)
-        return before
-    opened.policy_versions.deactivate()
-    return None
+    known = {row.version: row for row in opened.policy_versions.list()}
+    before = [version for version in _before(active) if version in known]
+    if not before:
+        opened.policy_versions.deactivate()
+        return None
+    *earlier, version = before
+    promotion = dict(known[version].payload.get("promotion") or {})
+    opened.policy_versions.note(version, "promotion", promotion | {"before": earlier})
+    opened.policy_versions.activate(version)
+    return version
+
+
+def _before(row: PolicyVersionRow) -> list[str]:
+    """Versions that were in force before this one, the last one last: each replaced by the next."""
+    return list((row.payload.get("promotion") or {}).get("before", ()))
 
 
 def realised(opened: Store, version: str) -> Kept | None:

@@ -44,6 +44,7 @@ Confidence = Annotated[
     float | None,
     typer.Option("--confidence", metavar="C", help="Of the bound that the policy acts on, 0.5 to 0.999."),
 ]
+Kept = Annotated[str, typer.Argument(metavar="VERSION", help="Of `policy list`, or its first characters.")]
 SHIPPED = "the shipped policy"
 
 
@@ -110,7 +111,7 @@ def evaluate(
         report = judge(found, worths=worths, by=by, confidence=level, fresh=others, progress=folds(reporter))
         if curve:
             n = report["n_families"]
-            sizes = sorted({max(8, round(n * share)) for share in (0.1, 0.2, 0.4, 0.6, 0.8)})
+            sizes = sorted({m for x in (0.1, 0.2, 0.4, 0.6, 0.8) if (m := max(8, round(n * x))) < n})
             first = next(iter(worths.values()))
             report["curve"] = learning_curve(found, sizes, worth_s=first, confidence=level)
     from router.cli.policy_report import report_lines
@@ -240,7 +241,7 @@ def _standing(opened: Store, policy: Saved, settings: Settings) -> list[tuple[st
             ("in force", "yes, until a version is promoted" if own else f"no, {decides} decides"),
             ("comes from", "the outcomes that are shipped with the package"),
         ]
-    lines = [("in force", "yes" if row.active else "no")]
+    lines = [("in force", f"yes.{_overruled(settings)}" if row.active else "no")]
     promotion: Mapping[str, Any] = row.payload.get("promotion") or {}
     if promotion:
         lines.append(("promoted", f"{moment(promotion['at'])}, over {promotion['replaced'] or SHIPPED}"))
@@ -250,7 +251,7 @@ def _standing(opened: Store, policy: Saved, settings: Settings) -> list[tuple[st
 
 @app.command("promote")
 def promote(
-    version: Version,
+    version: Kept,
     rows: Rows = None,
     prefer: Prefer = None,
     worth: Worth = None,
@@ -274,7 +275,7 @@ def promote(
     if not verdict.promote:
         print(f"error: {verdict.reason}", file=sys.stderr)
         return 8
-    print(f"{name} is in force. {verdict.reason}")
+    print(f"{name} is in force. {verdict.reason}{_overruled(settings)}")
     return 0
 
 
@@ -289,7 +290,7 @@ def revert(data_dir: DataDir = None) -> None:
     from router.versions import revert as back
 
     with _store(data_dir) as opened:
-        print(f"{back(opened) or SHIPPED} is in force.")
+        print(f"{back(opened) or SHIPPED} is in force.{_overruled(settings_of(data_dir=data_dir))}")
 
 
 @app.command("diff")
@@ -323,7 +324,7 @@ def rows_and_store(
 
         found, notes = rows_of(opened)
         for note in notes:
-            print(f"note: left out {note}", file=sys.stderr)
+            print(f"note: {note}", file=sys.stderr)
         if not found:
             raise PolicyError(
                 "No episode here has outcomes of both in-context learning and training: give files of rows, or let "
@@ -345,17 +346,13 @@ def _store(data_dir: Path | None) -> Iterator[Store]:
 
 def _policy(opened: Store, name: str) -> Saved:
     from policies.persist import load
-    from router.versions import find, read, shipped
-    from store.errors import NotFound
+    from router.versions import begins, find, matching, read, shipped
 
     if Path(name).is_file():
         return load(Path(name))
-    try:
-        return read(find(opened, name))
-    except NotFound:
-        if (own := shipped()).version.startswith(name):
-            return own
-        raise
+    if not matching(opened, name) and begins((own := shipped()).version, name):
+        return own
+    return read(find(opened, name))
 
 
 def folds(reporter: Reporter) -> Callable[[int, int], None]:
@@ -366,6 +363,13 @@ def folds(reporter: Reporter) -> Callable[[int, int], None]:
             reporter.say(f"Refitted without a part of the families: {done} of {of}")
 
     return say
+
+
+def _overruled(settings: Settings) -> str:
+    """What to add where a setting decides in place of what is in force."""
+    if settings.policy == "active":
+        return ""
+    return f' But the setting policy = "{settings.policy}" decides, until it is "active".'
 
 
 def _why(setting: str, promoted: bool) -> str:

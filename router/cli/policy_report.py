@@ -77,7 +77,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     for point in report.get("curve", ()):
         lines.append(
             f"Learned from {point['families']} families: utility {point['utility']:.2f} "
-            f"({point['least']:.2f} to {point['greatest']:.2f})."
+            f"({point['least']:.2f} to {point['greatest']:.2f}, {point['draws']} draws)."
         )
     return lines
 

@@ -43,6 +43,7 @@ def test_a_short_stream_runs_both_ways_goes_on_and_adds_up(
     again = json.loads(out.read_text())
     assert again["rows"][:5] == report["rows"]
     assert [(r["family"], r["instance"], r["mode"]) for r in again["rows"]] == keys
+    assert all(row["training_s"] > 0 for row in again["rows"]), "no adapter of the run that stopped is met"
 
 
 def test_the_routers_own_way_is_held_against_training_always(

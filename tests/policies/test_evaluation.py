@@ -234,3 +234,10 @@ def test_more_families_to_learn_from_do_not_hurt() -> None:
     assert curve[1]["utility"] > curve[0]["utility"]
     with pytest.raises(PolicyError, match="more than the 120"):
         learning_curve(rows, [120], worth_s=30.0)
+    assert all(point["draws"] == 8 for point in curve)
+    won = [
+        (row, replace(row.arms[TRAIN], correct=1.0), replace(row.arms["icl"], correct=0.0))
+        for row in rows[:9]
+    ]
+    few = [replace(row, arms={"icl": icl, TRAIN: trained}) for row, trained, icl in won]
+    assert learning_curve(few, [8], worth_s=30.0) == [], "of one kind only: no draw can be fitted on"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from policies.errors import PolicyError
 from policies.outcomes import ArmOutcome, TaskOutcome, read_rows
 from policies.types import SIGNALS_VERSION
 from router.agent import Router
@@ -231,6 +232,39 @@ def test_rows_made_otherwise_are_refused(settings: Settings, options: CollectOpt
     with pytest.raises(RouterError, match=r"rows.command.json is not beside it"):
         collect(paths, options, settings)
     assert options.out.read_text() == before
+
+
+def test_a_file_that_no_collection_has_made_is_left_as_it_is(
+    settings: Settings, options: CollectOptions, tmp_path: Path
+) -> None:
+    mine = replace(options, out=tmp_path / "mine.jsonl")
+    mine.out.write_text('{"my": "file"}')  # without an end of its line
+    with pytest.raises(PolicyError, match=r"mine.jsonl, line 1"):
+        collect([write_family(tmp_path, "aa")], mine, settings)
+    assert mine.out.read_text() == '{"my": "file"}'
+
+
+def test_a_last_row_without_the_end_of_its_line_is_kept(
+    settings: Settings, options: CollectOptions, tmp_path: Path
+) -> None:
+    paths = [write_family(tmp_path, "aa")]
+    collect(paths, options, settings)
+    before = options.out.read_text()
+    options.out.write_text(before.rstrip("\n"))
+    assert collect(paths, options, settings) == Collected(0, 0, 1, ())
+    assert options.out.read_text() == before
+
+
+def test_a_training_that_the_guard_refuses_is_still_an_outcome_of_training(
+    settings: Settings, options: CollectOptions, tmp_path: Path
+) -> None:
+    """Of two demonstrations none can be held out, so there is no evidence: the run that measures is vetoed."""
+    paths = [write_family(tmp_path, "aa")]
+    asked = replace(options, demonstrations=2, arms=("icl", "ttt"))
+    assert collect(paths, asked, settings).failed == ()
+    (row,) = rows_of(asked)
+    assert set(row.arms) == {"icl", "train:quick"} and row.arms["train:quick"].seconds_parts["train"] > 0
+    assert collect(paths, asked, settings) == Collected(0, 0, 1, ()), "nothing is lacking"
 
 
 def test_a_preference_changes_no_row(settings: Settings, options: CollectOptions, tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_an_adapter_that_auto_refused_still_answers_for_ttt_at_its_whole_price(
     asked_ttt, asked_auto = opened.episodes.recent(5)
     opened.close()
     assert asked_ttt.arm.startswith("reuse:") and asked_auto.arm == "icl"
+    assert ttt["arm"] == "train:quick", "by what was trained, so that its outcome is that arm's"
     assert ttt["seconds"] == pytest.approx(step_s(row, "train") + asked_ttt.seconds)
     assert ttt["answers"] == [a["text"] for a in asked_ttt.receipt["answers"]] != auto["answers"]
 
@@ -275,7 +276,7 @@ def test_variants_of_arms_stand_beside_the_plain_ones(settings: Settings, tmp_pa
     took = {name: cell["arm"] for name, cell in row["arms"].items()}
     assert took["icl:2"] == "icl:2" and took["icl@3"] == "icl" and took["ttt:other"] == "train:other"
     assert took["icl:calibrated"] == "icl", "one output is no set of labels"
-    assert took["ttt@3"].startswith("reuse:"), "the adapter was there"
+    assert took["ttt@3"] == took["ttt"] == "train:quick", "it met that adapter"
     assert row["arms"]["ttt@3"]["seconds"] > row["arms"]["ttt"]["seconds"] / 2, "and is paid for all the same"
     compared = {
         "ttt - icl",

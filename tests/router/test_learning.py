@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from policies.gain import GainModel
+from policies.learned import BY_RULE
 from policies.replay import replay, signals_seconds, situation_of
 from policies.rule import Rule
 from policies.types import SIGNALS_VERSION, Decision
-from router.learning import judged, rows_of, trained_pairs
+from router.learning import Judged, judged, rows_of, trained_pairs
 from router.receipt import SHADOW, Answered, Receipt, Step
 from store import EpisodeRow, OutcomeRow, Store, TaskRow
+from store.tables import episodes
 from tests.policies.situations import probed
 
 GOLD = ("yes", "no", "yes", "no")
@@ -176,12 +179,35 @@ def test_sources_that_contradict_one_another_are_noted_and_the_stronger_counts(o
     opened.episodes.add_outcome(OutcomeRow("e1", "user", 0.0, "other", 0))
     (row,), notes = rows_of(opened)
     assert row.arms["train:standard"].correct == 0.75
-    assert notes == ["1 episode: holds outcomes that contradict one another (the stronger source counts)."]
+    assert notes == ["1 episode with outcomes that contradict one another: the stronger source counts."]
 
 
 def test_a_person_who_changes_their_mind_is_believed_the_last_time() -> None:
     said = [OutcomeRow("e", "user", value, f"k{value}", 0) for value in (1.0, 0.0)]
     assert judged(said)[0].value == 0.0 and not judged(said)[0].contradicted
+
+
+def test_a_word_without_an_answer_does_not_take_back_the_answer_that_was_told() -> None:
+    said = [OutcomeRow("e", "user", 0.0, "a", 0, "yes"), OutcomeRow("e", "user", 0.0, "b", 0, None)]
+    assert judged(said)[0] == Judged(0.0, "yes", False)
+    right = [*said, OutcomeRow("e", "user", 1.0, "c", 0, None)]
+    assert judged(right)[0] == Judged(1.0, None, False), "that answer was wrong, then"
+
+
+def test_sources_that_name_different_right_answers_contradict_one_another() -> None:
+    said = [OutcomeRow("e", "gold", 0.0, "a", 0, "yes"), OutcomeRow("e", "user", 0.0, "b", 0, "maybe")]
+    assert judged(said)[0] == Judged(0.0, "yes", True)
+    assert not judged([said[0], replace(said[1], answer="yes ")])[0].contradicted
+
+
+def test_the_built_in_rules_decisions_are_no_promise_of_the_policy(opened: Store) -> None:
+    record(opened, "e1", "train:standard", TRAINED, ICL)
+    tell(opened, "e1", right=TRAINED)
+    assert len(trained_pairs(opened, "learned-1-x")[0]) == 1
+    decision = opened.episodes.get("e1").decision
+    with opened.db.write() as connection:
+        connection.execute(update(episodes).values(decision={**decision, "details": {BY_RULE: 1.0}}))
+    assert trained_pairs(opened, "learned-1-x") == ([], [], [])
 
 
 def test_two_episodes_of_a_task_make_two_rows(opened: Store) -> None:
@@ -233,7 +259,9 @@ def test_an_adapter_that_was_there_says_nothing_of_what_training_takes(opened: S
         tell(opened, episode)
     rows, notes = rows_of(opened)
     assert [set(row.arms) for row in rows] == [{"icl", "train:auto-short"}]
-    assert notes == ["1 episode: met an adapter that was there, so what training takes was not seen."]
+    assert notes == [
+        "left out 1 episode: met an adapter that was there, so what training takes was not seen."
+    ]
 
 
 def test_a_chat_that_grows_by_corrections_is_one_family(opened: Store) -> None:

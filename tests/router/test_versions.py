@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,20 @@ def nothing_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "prior_rows", list)
 
 
-def force(opened: Store, policy: Learned, replaced: str | None = None) -> None:
+def promote_without_evidence(opened: Store, name: str) -> None:
+    """By the real way, with a gate that lets everything pass."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(versions, "gate", lambda *_, **__: Gate(True, "Let pass.", 1.0, 1.0, 20, 0))
+        promote(opened, name, fresh(9), Settings())
+
+
+def force(opened: Store, policy: Learned, before: Sequence[str] = ()) -> None:
     """In force without a gate, to test what comes after it."""
     opened.policy_versions.save(policy.version, {"policy": as_payload(policy), "fit": {}})
     opened.policy_versions.note(
-        policy.version, "promotion", {"replaced": replaced, "at": 0.0, "reason": "test"}
+        policy.version,
+        "promotion",
+        {"replaced": None, "before": list(before), "at": 0.0, "reason": "test"},
     )
     opened.policy_versions.activate(policy.version)
 
@@ -94,7 +103,7 @@ def test_reverting_goes_back_version_by_version(opened: Store) -> None:
     first, _ = save_fitted(opened, SEEN)
     second, _ = save_fitted(opened, SEEN[:100])
     force(opened, first)
-    force(opened, second, first.version)
+    force(opened, second, [first.version])
     assert revert(opened) == first.version
     assert revert(opened) is None
 
@@ -257,6 +266,37 @@ def test_what_is_fitted_is_fitted_with_the_shipped_rows(
     assert both.provenance.n_rows == len(SEEN) + 10
 
 
+def test_what_is_fitted_with_the_shipped_rows_is_judged_on_its_own_by_refits_without_each_family(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "prior_rows", lambda: SEEN)
+    own = fresh(20)
+    policy, _ = save_fitted(opened, own)
+    _, verdict = promote(opened, policy.version, own, Settings(worth_s=5.0))
+    assert verdict.n_families == 20, "the shipped families are not judged on"
+    again, _ = save_fitted(opened, [*SEEN[:4], *own])  # some of the shipped ones named, too
+    assert again.version == policy.version
+    with pytest.raises(PolicyError, match="was fitted on all 19 families .* the very rows"):
+        promote(opened, policy.version, own[:-1], Settings(worth_s=5.0))
+
+
+def test_fitting_again_makes_a_damaged_version_whole(opened: Store) -> None:
+    policy, _ = save_fitted(opened, SEEN)
+    opened.policy_versions.note(policy.version, "policy", {"format": "?"})
+    with pytest.raises(PolicyError, match="is refused"):
+        read(find(opened, policy.version))
+    assert save_fitted(opened, SEEN)[0] == read(find(opened, policy.version)) == policy
+
+
+def test_going_back_never_goes_round_in_a_circle(opened: Store) -> None:
+    first, second = save_fitted(opened, SEEN)[0], save_fitted(opened, SEEN[:100])[0]
+    for policy in (first, second, first):
+        promote_without_evidence(opened, policy.version)
+    assert revert(opened) == second.version
+    assert revert(opened) == first.version
+    assert revert(opened) is None
+
+
 @dataclass(frozen=True)
 class Ran:
     code: int
@@ -291,7 +331,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_fit_list_promote_show_diff_and_revert_on_the_command_line(
-    run: Run, files: tuple[Path, Path]
+    run: Run, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, others = files
     assert "nothing was promoted" in run("policy", "list").out
@@ -313,6 +353,13 @@ def test_fit_list_promote_show_diff_and_revert_on_the_command_line(
     assert refused.code == 8 and refused.err.splitlines()[-1].startswith("error: Not promoted")
     assert run("policy", "revert").out == "the shipped policy is in force.\n"
     assert run("policy", "revert").code == 8
+    several = run("policy", "show", "learned")
+    assert several.code == 7 and "Several policy versions begin with 'learned'" in several.err
+    monkeypatch.setenv("TTT_ROUTER_POLICY", "rule")
+    done = run("policy", "promote", version, others, "--worth", "5")
+    assert done.out.endswith('But the setting policy = "rule" decides, until it is "active".\n')
+    assert 'But the setting policy = "rule" decides' in run("policy", "show", version).out
+    assert 'But the setting policy = "rule" decides' in run("policy", "revert").out
     assert run("policy", "show", "nothing").code == 7
 
 
