@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from policies.errors import PolicyError
 from policies.estimator import MIN_FAMILIES, StageModel
 from policies.features import Stage
-from policies.learned import Learned, fit
+from policies.learned import BY_RULE, Learned, fit
 from policies.outcomes import TaskOutcome
 from policies.replay import replay, situation_of
 from policies.rule import Rule
@@ -182,7 +182,9 @@ def test_an_arm_that_nothing_was_learned_of_is_left_to_the_rule_and_said() -> No
 def test_too_few_demonstrations_are_left_to_the_rule(n: int, feasible: tuple[str, ...]) -> None:
     here = situation(signals(n_demonstrations=n, loo_accuracy=None, loo_logprob=None), feasible=feasible)
     decision = POLICY.decide(here)
-    assert decision == replace(POLICY.rule.decide(here), policy=POLICY.version) and not decision.weighed
+    by_rule = POLICY.rule.decide(here)
+    told = {**by_rule.details, BY_RULE: 1.0}
+    assert decision == replace(by_rule, policy=POLICY.version, details=told) and not decision.weighed
 
 
 def test_a_checked_adapter_is_reused_where_it_pays_and_training_promises_less() -> None:

@@ -195,7 +195,7 @@ def test_a_policy_gets_to_see_the_check_and_takes_the_adapter(open_near: OpenRou
     agent.feedback(second.episode_id, answer="x", query=0)
     assert rows_of(agent.parts.store) == (
         [],
-        ["1 episode: rests on adapters of other tasks, not on a probe."],
+        ["left out 1 episode: rests on adapters of other tasks, not on a probe."],
     )
 
 
