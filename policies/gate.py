@@ -1,9 +1,10 @@
 """Which policy is in force: a candidate must beat the incumbent on paired evidence, and keep its promise.
 
 Evidence is shadow outcomes: rows in which every arm was run, so that both policies' choices on the same task
-have known outcomes. They choose between icl and one recipe's trainings, as in a router. Families that the candidate was fitted on count only where the rows are exactly those of
-its fit (those of the package, which are among them by default, need not be); then each family is decided by a refit without it. Families that the incumbent was fitted on are in
-its favour, which is the careful side.
+have known outcomes. They choose between icl and one recipe's trainings, as in a router. Families that the
+candidate was fitted on count only where the rows are exactly those of its fit (those of the package, which are
+among them by default, need not be); then each family is decided by a refit without it. Families that the incumbent
+was fitted on are in its favour, which is the careful side.
 """
 
 from __future__ import annotations

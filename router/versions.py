@@ -65,9 +65,8 @@ def save_fitted(
         "notes": notes,
     }
     payload = {"policy": as_payload(policy), "fit": how}
-    if not opened.policy_versions.save(
-        policy.version, payload
-    ):  # there already; whole again if it was damaged
+    new = opened.policy_versions.save(policy.version, payload)
+    if not new:  # whole again, if it was damaged
         opened.policy_versions.note(policy.version, "policy", payload["policy"])
     return policy, notes
 
