@@ -131,8 +131,8 @@ def judged(said: Sequence[OutcomeRow]) -> dict[int, Judged]:
     for query, outcomes in by_query.items():
         last = {outcome.source: outcome for outcome in outcomes}
         best = next(last[source] for source in STRENGTH if source in last)
-        told = [o.answer for o in outcomes if (o.source, o.value) == (best.source, best.value) and o.answer]
-        answer = best.answer if best.answer is not None or not told else told[-1]
+        alike = [o for o in outcomes if (o.source, o.value) == (best.source, best.value)]
+        answer = next((o.answer for o in reversed(alike) if o.answer is not None), None)
         found[query] = Judged(best.value, answer, any(_differ(best, other) for other in last.values()))
     return found
 
@@ -141,7 +141,9 @@ def _differ(one: OutcomeRow, other: OutcomeRow) -> bool:
     """Whether two sources say different things of an answer, or of what would have been right."""
     if one.value != other.value:
         return True
-    return None not in (one.answer, other.answer) and not exact(one.answer or "", other.answer or "")
+    if one.answer is None or other.answer is None:
+        return False
+    return not exact(one.answer, other.answer)
 
 
 def _families(opened: Store, unnamed: Sequence[str]) -> dict[str, str]:
